@@ -1,0 +1,1 @@
+"""The state of the system: event buffer, item catalogue, counters, parameter store, training."""

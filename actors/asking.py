@@ -1,0 +1,57 @@
+"""Asking an actor: with a deadline, and with errors of our own types."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from typing import Any
+
+from ray.exceptions import (
+    ActorUnavailableError,
+    PendingCallsLimitExceeded,
+    RayActorError,
+    RayTaskError,
+)
+
+from actors.messages import ActorsError, ShardUnavailable
+
+_PAUSE_S = 0.1
+
+
+async def ask(actor: Any, method: str, *args: Any, timeout_s: float, retry: bool = False) -> Any:
+    """Call a method of an actor and wait for its answer.
+
+    Args:
+        actor: Handle of the actor.
+        method: Name of the method.
+        *args: Its arguments.
+        timeout_s: Bound on the whole wait.
+        retry: Ask again, until time is up, after `ActorUnavailableError`: what calls get between
+            the death of a process and its restart. Only for calls that may run twice.
+
+    Raises:
+        ShardUnavailable: If the actor is dead, restarting or late.
+        ActorsError: What the method raised, of its own type.
+    """
+    try:
+        async with asyncio.timeout(timeout_s):
+            while True:
+                try:
+                    return await _typed(getattr(actor, method).remote(*args))
+                except ActorUnavailableError:
+                    if not retry:
+                        raise
+                    await asyncio.sleep(_PAUSE_S)
+    except TimeoutError as error:
+        raise ShardUnavailable(f"{method} was not answered within {timeout_s} s") from error
+    except (RayActorError, PendingCallsLimitExceeded) as error:
+        raise ShardUnavailable(f"{method} failed: {error}") from error
+
+
+async def _typed(answer: Awaitable[Any]) -> Any:
+    try:
+        return await answer
+    except RayTaskError as error:
+        if isinstance(error.cause, ActorsError):
+            raise error.cause from None
+        raise

@@ -1,0 +1,166 @@
+"""The client of the event buffer: finds a user's shard, asks all shards at once, names errors."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from actors.asking import ask
+from actors.messages import (
+    ActorsError,
+    AppendResult,
+    ShardStatus,
+    ShardUnavailable,
+    UserHistory,
+)
+from actors.naming import event_buffer_name, find_actor
+from recommender.events import Event
+from recommender.replay import Strategy
+from recommender.windows import FreshEvents, Windows
+
+
+class EventBufferClient:
+    """Every call is bounded by `timeout_s`; a shard that does not answer is `ShardUnavailable`."""
+
+    def __init__(self, shards: Sequence[Any], timeout_s: float = 2.0) -> None:
+        self._shards = list(shards)
+        self._timeout_s = timeout_s
+        self._num_events = [1] * len(self._shards)
+
+    @classmethod
+    def connect(cls, num_shards: int, timeout_s: float = 2.0) -> EventBufferClient:
+        """A client of the running shards.
+
+        Raises:
+            ValueError: If one of them does not exist.
+        """
+        names = [event_buffer_name(shard) for shard in range(num_shards)]
+        return cls([find_actor(name) for name in names], timeout_s)
+
+    @property
+    def num_shards(self) -> int:
+        """How many shards there are."""
+        return len(self._shards)
+
+    def shard_of(self, user_id: str) -> int:
+        """The shard a user lives in, the same in every process and for ever."""
+        digest = hashlib.blake2b(user_id.encode(), digest_size=8).digest()
+        return int.from_bytes(digest) % len(self._shards)
+
+    async def append(self, events: Sequence[Event]) -> AppendResult:
+        """Accept events in their users' shards, all shards at once.
+
+        Not atomic over shards: `failed_shards` says which refused and why. Sending the whole batch
+        again is safe.
+
+        Raises:
+            ActorsError: The first shard's error, if no shard accepted anything.
+        """
+        by_shard: dict[int, list[Event]] = defaultdict(list)
+        for event in events:
+            by_shard[self.shard_of(event.user_id)].append(event)
+        answers = await asyncio.gather(
+            *(self._ask(shard, "append", part) for shard, part in by_shard.items()),
+            return_exceptions=True,
+        )
+        accepted = duplicates = 0
+        offsets: dict[int, int] = {}
+        failed: dict[int, ActorsError] = {}
+        for shard, answer in zip(by_shard, answers, strict=True):
+            match answer:
+                case AppendResult():
+                    accepted += answer.accepted
+                    duplicates += answer.duplicates
+                    offsets.update(answer.offsets)
+                case ActorsError():
+                    failed[shard] = answer
+                case _:
+                    raise answer
+        if failed and not offsets:
+            raise next(iter(failed.values()))
+        reasons = {shard: f"{type(error).__name__}: {error}" for shard, error in failed.items()}
+        return AppendResult(accepted, duplicates, offsets, reasons)
+
+    async def history(self, user_id: str) -> UserHistory:
+        """What the user did, with everything acknowledged so far; empty if unknown."""
+        answer: UserHistory = await self._ask(
+            self.shard_of(user_id), "history", user_id, retry=True
+        )
+        return answer
+
+    async def fresh(
+        self,
+        shard: int,
+        after_offset: int,
+        limit: int,
+        wait_s: float = 0.0,
+        include_seen: bool = True,
+    ) -> tuple[str, FreshEvents]:
+        """A shard's boot id and up to `limit` events after an offset, under the shard's codes.
+
+        Waits up to `wait_s` for the first one; empty if there is none.
+        """
+        answer: tuple[str, FreshEvents] = await self._ask(
+            shard, "fresh", after_offset, limit, wait_s, include_seen, wait_s=wait_s, retry=True
+        )
+        return answer
+
+    async def vocabulary(self, shard: int, num_known: int) -> list[str]:
+        """Item ids of a shard by code, from code `num_known` on."""
+        answer: list[str] = await self._ask(shard, "vocabulary", num_known, retry=True)
+        return answer
+
+    async def sample(
+        self, n: int, strategy: Strategy, half_life: float, seed: int
+    ) -> list[tuple[int, str, Windows]]:
+        """`n` sampled windows as (shard, boot id, windows), shards in proportion to their events.
+
+        The proportions are those of the last answers; the first time all shards count the same.
+        """
+        shares = np.array(self._num_events) / sum(self._num_events)
+        sizes = np.random.default_rng(seed).multinomial(n, shares).tolist()
+        answers = await asyncio.gather(
+            *(
+                self._ask(shard, "sample", size, strategy, half_life, seed, retry=True)
+                for shard, size in enumerate(sizes)
+            )
+        )
+        self._num_events = [num_events + 1 for _, num_events, _ in answers]
+        return [
+            (shard, boot_id, windows)
+            for shard, (boot_id, _, windows) in enumerate(answers)
+            if len(windows)
+        ]
+
+    async def latest_windows(self, shard: int, n: int, after_offset: int) -> Windows:
+        """A shard's windows at its newest events, see `ReplayMemory.latest_windows`."""
+        answer: Windows = await self._ask(shard, "latest_windows", n, after_offset, retry=True)
+        return answer
+
+    async def statuses(self) -> list[ShardStatus]:
+        """How each shard is; one that does not answer has the state `unavailable`."""
+        shards = range(len(self._shards))
+        return list(await asyncio.gather(*(self._status(shard) for shard in shards)))
+
+    async def recover(self, shard: int) -> ShardStatus:
+        """Let a failed shard try to open its folder again."""
+        answer: ShardStatus = await self._ask(shard, "recover")
+        return answer
+
+    async def _status(self, shard: int) -> ShardStatus:
+        try:
+            answer: ShardStatus = await self._ask(shard, "status", retry=True)
+        except ShardUnavailable as error:
+            return ShardStatus(shard, "unavailable", str(error), "", 0, 0, 0, 0, 0, 0, 0, 0, 0)
+        return answer
+
+    async def _ask(
+        self, shard: int, method: str, *args: Any, wait_s: float = 0.0, retry: bool = False
+    ) -> Any:
+        timeout_s = self._timeout_s + wait_s
+        return await ask(self._shards[shard], method, *args, timeout_s=timeout_s, retry=retry)

@@ -1,0 +1,370 @@
+"""The durable log of a shard: Arrow IPC while it grows, Parquet once a segment is full.
+
+```
+open/00000000000000000000.arrow        segments being written, named by their first offset
+closed/00000000000000000000.parquet    full segments; `pandas.read_parquet("closed")` reads the log
+manifests/00000000000000000000.json    SHA-256 and number of events of each
+high_water.json                        an offset the log reached for certain
+```
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from actors.checked_segment import SegmentContents, SegmentWriter, read_segment
+from actors.durable_files import (
+    TEMPORARY,
+    fsync_file,
+    fsync_folder,
+    make_folder,
+    remove_file,
+    remove_leftovers,
+    replace_file,
+    sha256_of,
+    storage_error,
+    truncate_file,
+)
+from actors.messages import CorruptStorage, StorageError
+from recommender.events import Event
+
+_EVENT_FIELDS = [
+    pa.field("event_id", pa.string(), nullable=False),
+    pa.field("user_id", pa.string(), nullable=False),
+    pa.field("item_id", pa.string(), nullable=False),
+    pa.field("event_type", pa.string(), nullable=False),
+    pa.field("value", pa.float64(), nullable=False),
+    pa.field("timestamp_ms", pa.int64(), nullable=False),
+    pa.field("request_id", pa.string()),
+]
+EVENT_SCHEMA = pa.schema(_EVENT_FIELDS)
+"""What a client sends."""
+
+LOG_SCHEMA = pa.schema(
+    [
+        *_EVENT_FIELDS,
+        pa.field("offset", pa.int64(), nullable=False),
+        pa.field("acknowledged_ms", pa.int64(), nullable=False),
+    ]
+)
+"""What the log holds."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One file of the log. `sha256` is set once it is Parquet."""
+
+    first_offset: int
+    num_events: int
+    sha256: str = ""
+
+    @property
+    def stem(self) -> str:
+        """File name without its ending."""
+        return f"{self.first_offset:020d}"
+
+
+def event_batch(events: Sequence[Event]) -> pa.RecordBatch:
+    """Events as columns.
+
+    Raises:
+        ValueError: If a text is not valid Unicode or a number does not fit.
+    """
+    try:
+        columns = [
+            pa.array([getattr(event, field.name) for event in events], field.type)
+            for field in EVENT_SCHEMA
+        ]
+    except (pa.ArrowException, OverflowError) as error:
+        raise ValueError(f"not an event: {error}") from error
+    return pa.RecordBatch.from_arrays(columns, schema=EVENT_SCHEMA)
+
+
+class EventLog:
+    """Every accepted event of a shard, in the order of their offsets, from 0 without a gap.
+
+    Promises that an `append` which returned is on disk, that damage is refused by name and place,
+    and that only a torn tail of the last segment (never acknowledged) is cut. One thread appends;
+    `read` and `compact` may run in others.
+
+    Attributes:
+        cut_bytes: Size of the torn tail that was cut when the log was opened.
+        failure: Why nothing can be appended any more; empty while all is well.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        segment_bytes: int,
+        epoch: int = 0,
+        check_is_ours: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Open the log, or start one in an empty folder.
+
+        Args:
+            folder: Held by this process alone, see `StorageFolder`.
+            segment_bytes: Size at which a segment is closed.
+            epoch: Written into each batch.
+            check_is_ours: Called before each write; raises if another process took over.
+
+        Raises:
+            CorruptStorage: If bytes are not what was written.
+            StorageError: If the folder cannot be written.
+        """
+        self.cut_bytes = 0
+        self._open = folder / "open"
+        self._closed = folder / "closed"
+        self._manifests = folder / "manifests"
+        self._high_water = folder / "high_water.json"
+        self._segment_bytes = segment_bytes
+        self._epoch = epoch
+        self._check_is_ours = check_is_ours
+        self._lock = threading.Lock()
+        self._segments: list[Segment] = []
+        self._writer: SegmentWriter | None = None
+        self.failure = ""
+        try:
+            for sub in (self._open, self._closed, self._manifests):
+                make_folder(sub)
+                remove_leftovers(sub)
+            self._recover()
+            self._save_high_water()
+        except OSError as error:
+            raise storage_error(f"open the log in {folder}", error) from error
+
+    @property
+    def next_offset(self) -> int:
+        """Offset of the next event, which is also how many there are."""
+        with self._lock:
+            last = self._segments[-1] if self._segments else Segment(0, 0)
+            return last.first_offset + last.num_events
+
+    def append(self, events: pa.RecordBatch, acknowledged_ms: int) -> pa.RecordBatch:
+        """Write events (`EVENT_SCHEMA`) and fsync; gives them with their offsets (`LOG_SCHEMA`).
+
+        Raises:
+            StorageError: If that failed; then none of them is in the log.
+        """
+        if self.failure:
+            raise StorageError(self.failure)
+        self._check_is_ours()
+        first = self.next_offset
+        offsets = pa.array(np.arange(first, first + events.num_rows))
+        times = pa.array(np.full(events.num_rows, acknowledged_ms, np.int64))
+        batch = pa.RecordBatch.from_arrays([*events.columns, offsets, times], schema=LOG_SCHEMA)
+        writer = self._writer_at(first)
+        try:
+            writer.append(batch, first)
+        except StorageError:
+            self._give_up(writer)
+            raise
+        with self._lock:
+            last = self._segments[-1]
+            self._segments[-1] = replace(last, num_events=last.num_events + batch.num_rows)
+        return batch
+
+    def read(self, first_offset: int = 0) -> Iterator[pa.RecordBatch]:
+        """Batches from `first_offset` to what was on disk when its segment was read.
+
+        Raises:
+            CorruptStorage: If bytes are not what was written.
+        """
+        while True:
+            segment = self._segment_of(first_offset)
+            if segment is None:
+                return
+            for batch in self._load(segment):
+                last_offset = batch.column("offset")[-1].as_py()
+                if last_offset >= first_offset:
+                    skip = max(0, first_offset - batch.column("offset")[0].as_py())
+                    yield batch.slice(skip)
+                    first_offset = last_offset + 1
+
+    def compactable(self) -> list[Segment]:
+        """Full segments that are not Parquet yet."""
+        with self._lock:
+            full = self._segments if self._writer is None else self._segments[:-1]
+            return [segment for segment in full if not segment.sha256 and segment.num_events]
+
+    def compact(self, segment: Segment) -> None:
+        """Turn a full segment into Parquet; its Arrow file goes once that is on disk.
+
+        Raises:
+            CorruptStorage: If the segment is damaged.
+            StorageError: If writing failed; then the segment stays as it is.
+        """
+        table = pa.Table.from_batches(self._load(segment), LOG_SCHEMA)
+        path = self._closed / f"{segment.stem}.parquet"
+        temporary = path.with_name(path.name + TEMPORARY)
+        try:
+            pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
+            fsync_file(temporary)
+            closed = replace(segment, sha256=sha256_of(temporary.read_bytes()))
+            temporary.rename(path)
+            fsync_folder(self._closed)
+            manifest = json.dumps(asdict(closed), indent=2).encode()
+            replace_file(self._manifests / f"{segment.stem}.json", manifest)
+            with self._lock:
+                self._segments[self._segments.index(segment)] = closed
+            remove_file(self._arrow_path(segment))
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise storage_error(f"compact {path}", error) from error
+
+    def close(self) -> None:
+        """Close the open segment; everything is on disk already."""
+        if self._writer:
+            self._writer.close()
+
+    def _arrow_path(self, segment: Segment) -> Path:
+        return self._open / f"{segment.stem}.arrow"
+
+    def _writer_at(self, next_offset: int) -> SegmentWriter:
+        """The writer of the open segment; a new segment if there is none or it is full."""
+        if self._writer and self._writer.size_bytes >= self._segment_bytes:
+            self._writer.close()
+            self._writer = None
+            self._save_high_water()
+        if self._writer is None:
+            segment = Segment(next_offset, 0)
+            writer = SegmentWriter(self._arrow_path(segment), LOG_SCHEMA, epoch=self._epoch)
+            with self._lock:
+                self._writer = writer
+                self._segments.append(segment)
+        return self._writer
+
+    def _give_up(self, writer: SegmentWriter) -> None:
+        """Leave a segment whose write failed; if it could not be cut, refuse all that comes."""
+        if not writer.is_repaired:
+            self.failure = "a failed write could not be taken back: restart the shard"
+        with self._lock:
+            self._writer = None
+            if not self._segments[-1].num_events:
+                self._segments.pop()
+
+    def _segment_of(self, offset: int) -> Segment | None:
+        with self._lock:
+            for segment in reversed(self._segments):
+                if segment.first_offset <= offset < segment.first_offset + segment.num_events:
+                    return segment
+        return None
+
+    def _load(self, segment: Segment) -> list[pa.RecordBatch]:
+        """The batches of a segment up to its `num_events`, checked."""
+        if not segment.sha256:
+            try:
+                batches = read_segment(
+                    self._arrow_path(segment), LOG_SCHEMA, segment.first_offset, is_last=True
+                ).batches
+            except CorruptStorage:
+                compacted = self._segment_of(segment.first_offset)
+                if compacted is None or not compacted.sha256:
+                    raise
+                segment = compacted  # it became Parquet while we looked
+            else:
+                return self._whole(segment, batches)
+        return self._load_parquet(segment)
+
+    def _whole(self, segment: Segment, batches: Sequence[pa.RecordBatch]) -> list[pa.RecordBatch]:
+        """The batches of `num_events`; what is behind them is being written."""
+        num_left = segment.num_events
+        kept = []
+        for batch in batches:
+            if num_left < batch.num_rows:
+                break
+            kept.append(batch)
+            num_left -= batch.num_rows
+        if num_left:
+            path = self._arrow_path(segment)
+            raise CorruptStorage(f"{path} lacks its last {num_left} of {segment.num_events} events")
+        return kept
+
+    def _load_parquet(self, segment: Segment) -> list[pa.RecordBatch]:
+        path = self._closed / f"{segment.stem}.parquet"
+        try:
+            data = path.read_bytes()
+            if sha256_of(data) != segment.sha256:
+                raise CorruptStorage(f"{path} does not have the checksum of its manifest")
+            table = pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
+        except (OSError, pa.ArrowException) as error:
+            raise CorruptStorage(f"{path} cannot be read: {error}") from error
+        expected = np.arange(segment.first_offset, segment.first_offset + segment.num_events)
+        if not table.schema.equals(LOG_SCHEMA) or not np.array_equal(
+            table.column("offset").to_numpy(), expected
+        ):
+            raise CorruptStorage(f"{path} does not hold the events of its manifest")
+        batches: list[pa.RecordBatch] = table.to_batches()
+        return batches
+
+    def _recover(self) -> None:
+        closed = {segment.first_offset: segment for segment in self._read_manifests()}
+        for path in sorted(self._closed.glob("*.parquet")):
+            if int(path.stem) not in closed:
+                if not (self._open / f"{path.stem}.arrow").exists():
+                    raise CorruptStorage(f"{path} has no manifest")
+                remove_file(path)  # its compaction was cut short and will be done again
+        arrows = []
+        for path in sorted(self._open.glob("*.arrow")):
+            if int(path.stem) in closed:
+                remove_file(path)  # the last step of its compaction
+            else:
+                arrows.append(int(path.stem))
+        first_offsets = sorted([*closed, *arrows])
+        for first_offset in first_offsets:
+            self._check_reaches(first_offset)
+            if first_offset in closed:
+                self._segments.append(closed[first_offset])
+            else:
+                self._recover_arrow(first_offset, is_last=first_offset == first_offsets[-1])
+        self._check_reaches(self._read_high_water(), or_more=True)
+
+    def _check_reaches(self, offset: int, *, or_more: bool = False) -> None:
+        reached = self.next_offset
+        if reached < offset or (reached > offset and not or_more):
+            raise CorruptStorage(
+                f"{self._open.parent} has events up to {reached - 1}, expected up to {offset - 1}"
+            )
+
+    def _recover_arrow(self, first_offset: int, *, is_last: bool) -> None:
+        segment = Segment(first_offset, 0)
+        path = self._arrow_path(segment)
+        contents: SegmentContents = read_segment(path, LOG_SCHEMA, first_offset, is_last=is_last)
+        self.cut_bytes += contents.cut_bytes
+        if not contents.num_rows:
+            remove_file(path)
+            return
+        if contents.cut_bytes:
+            truncate_file(path, contents.size_bytes)
+        self._segments.append(replace(segment, num_events=contents.num_rows))
+        if is_last:
+            self._writer = SegmentWriter(path, LOG_SCHEMA, contents.size_bytes, self._epoch)
+
+    def _read_manifests(self) -> Iterator[Segment]:
+        for path in sorted(self._manifests.glob("*.json")):
+            try:
+                segment = Segment(**json.loads(path.read_bytes()))
+            except (OSError, ValueError, TypeError) as error:
+                raise CorruptStorage(f"{path} cannot be read: {error}") from error
+            if segment.stem != path.stem or not (self._closed / f"{path.stem}.parquet").exists():
+                raise CorruptStorage(f"{path} does not fit a file in {self._closed}")
+            yield segment
+
+    def _read_high_water(self) -> int:
+        if not self._high_water.exists():
+            return 0
+        try:
+            return int(json.loads(self._high_water.read_bytes())["next_offset"])
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise CorruptStorage(f"{self._high_water} cannot be read: {error}") from error
+
+    def _save_high_water(self) -> None:
+        replace_file(self._high_water, json.dumps({"next_offset": self.next_offset}).encode())

@@ -1,0 +1,173 @@
+"""The keeper: the supervisor that Ray does not give.
+
+Ray restarts an actor whose process dies. It does not bring back one that hangs, one whose restarts
+were forbidden by a kill, or a training job whose driver died. The keeper does, and says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+from ray.job_submission import JobStatus, JobSubmissionClient
+
+from actors.asking import ask
+from actors.messages import ShardUnavailable
+from actors.naming import start_actor
+from actors.settings import KeeperSettings
+from actors.telemetry import KeeperMetrics
+
+logger = logging.getLogger(__name__)
+
+JOB_PREFIX = "rheos-training-"
+_MAX_BACKOFF_S = 60.0
+
+
+@dataclass(frozen=True)
+class ActorSpec:
+    """How to start a named actor. It must have an async `status()`."""
+
+    name: str
+    actor_class: type
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    def start(self) -> Any:
+        """The actor; started if there is none."""
+        return start_actor(self.actor_class, self.name, *self.args, **self.kwargs)
+
+
+@dataclass(frozen=True)
+class JobSpec:
+    """The training job, as `ray job submit` takes it."""
+
+    dashboard_url: str
+    entrypoint: str
+    runtime_env: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Deed:
+    """One thing the keeper did, for people to read."""
+
+    at_ms: int
+    what: str
+
+
+class Keeper:
+    """Looks at every part in turn and mends what does not answer.
+
+    Promises to touch only actors it was given and jobs whose id starts with `rheos-training-`. Holds
+    no state worth keeping: after a restart it needs `watch` again only if its own process was made
+    anew with other arguments.
+    """
+
+    def __init__(
+        self, specs: list[ActorSpec], job: JobSpec | None, settings: KeeperSettings
+    ) -> None:
+        self._specs = specs
+        self._job = job
+        self._settings = settings
+        self._metrics = KeeperMetrics()
+        self._deeds: deque[Deed] = deque(maxlen=100)
+        self._last_answer_s: dict[str, float] = {}
+        self._backoff_s = settings.job_backoff_s
+        self._next_submit_s = 0.0
+        self._job_state = "none"
+        self._task: asyncio.Task[None] | None = None
+
+    async def watch(self) -> None:
+        """Begin to look; calling it again changes nothing."""
+        # Not in the constructor: it runs outside the actor's event loop.
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._run())
+
+    async def set_job(self, job: JobSpec | None) -> None:
+        """Take charge of a training job, or leave the jobs alone."""
+        self._job = job
+        self._next_submit_s = 0.0
+        await self.watch()
+
+    async def status(self) -> dict[str, Any]:
+        """What it watches and what it did last."""
+        await self.watch()
+        return {
+            "watches": [spec.name for spec in self._specs],
+            "training_job": self._job_state,
+            "deeds": [f"{deed.at_ms} {deed.what}" for deed in self._deeds],
+        }
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.gather(*(self._look_at(spec) for spec in self._specs))
+            if self._job is not None:
+                try:
+                    await asyncio.to_thread(self._look_at_job, self._job)
+                except (RuntimeError, OSError, RayError) as error:
+                    self._job_state = f"unknown: {error!r:.200}"
+                    logger.warning("the job API did not answer error=%r", error)
+            await asyncio.sleep(self._settings.interval_s)
+
+    async def _look_at(self, spec: ActorSpec) -> None:
+        now_s = time.monotonic()
+        try:
+            handle = await asyncio.to_thread(self._find_or_start, spec)
+            await ask(handle, "status", timeout_s=self._settings.interval_s)
+            self._last_answer_s[spec.name] = time.monotonic()
+        except ShardUnavailable:
+            silent_s = now_s - self._last_answer_s.setdefault(spec.name, now_s)
+            if silent_s > self._settings.hang_timeout_s:
+                await asyncio.to_thread(self._kill, spec)
+                self._last_answer_s[spec.name] = time.monotonic()
+        except RayError as error:
+            logger.warning("cannot look at actor=%s error=%r", spec.name, error)
+
+    def _find_or_start(self, spec: ActorSpec) -> Any:
+        try:
+            return ray.get_actor(spec.name)
+        except ValueError:
+            if spec.name in self._last_answer_s:
+                self._note("recreated", f"{spec.name} was gone and is started again")
+            return spec.start()
+
+    def _kill(self, spec: ActorSpec) -> None:
+        self._note("killed_hung", f"{spec.name} did not answer and is restarted")
+        # Ray's default forbids the restart, also for an actor with max_restarts=-1.
+        ray.kill(ray.get_actor(spec.name), no_restart=False)
+
+    def _look_at_job(self, job: JobSpec) -> None:
+        client = JobSubmissionClient(job.dashboard_url)
+        ours = [
+            details
+            for details in client.list_jobs()
+            if (details.submission_id or "").startswith(JOB_PREFIX)
+        ]
+        newest = max(ours, key=lambda details: details.start_time or 0, default=None)
+        self._job_state = "none" if newest is None else str(newest.status.value)
+        alive = (JobStatus.PENDING, JobStatus.RUNNING)
+        if newest is not None and newest.status in (*alive, JobStatus.STOPPED):
+            self._backoff_s = self._settings.job_backoff_s
+            return  # a stopped job was stopped by a person
+        if time.monotonic() < self._next_submit_s:
+            return
+        self._next_submit_s = time.monotonic() + self._backoff_s
+        self._backoff_s = min(2 * self._backoff_s, _MAX_BACKOFF_S)
+        if newest is not None:
+            self._note("resubmitted", f"{newest.submission_id} ended as {newest.status.value}")
+        client.submit_job(
+            entrypoint=job.entrypoint,
+            submission_id=f"{JOB_PREFIX}{time.time_ns() // 1_000_000}",
+            runtime_env=dict(job.runtime_env),
+        )
+
+    def _note(self, deed: str, what: str) -> None:
+        self._metrics.count(deed)
+        self._deeds.append(Deed(time.time_ns() // 1_000_000, what))
+        logger.warning("keeper %s: %s", deed, what)

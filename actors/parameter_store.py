@@ -1,0 +1,336 @@
+"""The parameter store: versions on disk before they are served, and one copy in shared memory."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import psutil
+import ray
+from ray.exceptions import RayError
+
+from actors.durable_files import require_free_space
+from actors.long_poll import LongPoll
+from actors.messages import (
+    CorruptStorage,
+    Head,
+    Manifest,
+    StorageError,
+    UnknownVersion,
+    VersionInfo,
+    VersionRefused,
+)
+from actors.opening import Opening
+from actors.settings import StorageSettings, StoreSettings
+from actors.storage_folder import StorageFolder
+from actors.version_files import MODEL, TRAINER, Arrays, HeadRecord, VersionFiles
+
+logger = logging.getLogger(__name__)
+
+R = TypeVar("R")
+_PAYLOAD_TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class StoreStatus:
+    """How the store is: `state` as in `ShardStatus`; `warning` names damage that was survived."""
+
+    state: str
+    reason: str
+    warning: str
+    boot_id: str
+    head: Head | None
+    num_versions: int
+    next_version: int
+    memory_bytes: int
+
+
+@dataclass
+class Store:
+    """The opened store. `payload` refers to the head's arrays in the object store."""
+
+    folder: StorageFolder
+    files: VersionFiles
+    record: HeadRecord
+    head: Head | None = None
+    payload: Any = None
+    warning: str = ""
+
+
+class ParameterStore:
+    """Keeps versions of the model and says which one is served.
+
+    Promises that a version is on disk before it can become head, that it never changes, and that
+    its number is never used again. Numbers, head and pins are the same after a restart. The object
+    reference it hands out is its own, of a copy it put itself; it dies with the store, and `read`
+    gives the arrays from disk.
+    """
+
+    def __init__(
+        self,
+        storage: StorageSettings,
+        settings: StoreSettings,
+        put: Callable[[Any], Any] = ray.put,
+    ) -> None:
+        """Begin to open the folder.
+
+        Args:
+            storage: Where versions are kept.
+            settings: How many.
+            put: Puts arrays where readers share them, and gives a reference.
+        """
+        self.boot_id = uuid.uuid4().hex
+        self._data_dir = Path(storage.data_dir)
+        self._min_free_bytes = storage.min_free_bytes
+        self._keep_versions = settings.keep_versions
+        self._put = put
+        self._changing = asyncio.Lock()
+        self._moved = LongPoll()
+        self._opening = Opening("parameter store", self._open)
+
+    async def recover(self) -> StoreStatus:
+        """Try again to open a store that failed to; does nothing to one that is well."""
+        if self._opening.state()[0] == "failed":
+            self._opening.again()
+        return await self.status()
+
+    async def publish(
+        self, manifest: Manifest, references: Sequence[Any], promote: bool
+    ) -> VersionInfo:
+        """Store a new version and perhaps make it the head. One after the other.
+
+        Args:
+            manifest: Its `version` is replaced by the next number, its checksums are filled in.
+            references: Awaitables of the arrays of the model and of the trainer.
+            promote: Whether the version becomes head.
+
+        Raises:
+            VersionRefused: If an array is not finite, cannot be stored, or was lost on the way.
+            StorageError: If writing failed; the head is as before.
+            ShardUnavailable: If the store is recovering or failed.
+        """
+        async with self._changing:
+            store = await self._opening.ready()
+            model, trainer = await _arrays(references)
+            return await self._change(self._store_version, store, manifest, model, trainer, promote)
+
+    async def promote(self, version: int, reason: str) -> Head:
+        """Make a version the head; nothing changes if it is the head.
+
+        Raises:
+            UnknownVersion: If there is no such version.
+            CorruptStorage: If it is damaged.
+        """
+        async with self._changing:
+            store = await self._opening.ready()
+            if store.head and store.head.manifest.version == version:
+                return store.head
+            return await self._change(
+                self._move_head, store, store.record.promoted(version, reason)
+            )
+
+    async def rollback(self, reason: str) -> Head:
+        """Make the head before this one the head.
+
+        Raises:
+            UnknownVersion: If there is none.
+            CorruptStorage: If it is damaged.
+        """
+        async with self._changing:
+            store = await self._opening.ready()
+            record = store.record.rolled_back(store.files.numbers(), reason)
+            return await self._change(self._move_head, store, record)
+
+    async def pin(self, version: int) -> VersionInfo:
+        """Keep a version for ever. Raises `UnknownVersion`."""
+        return await self._set_pinned(version, lambda pinned: pinned | {version})
+
+    async def unpin(self, version: int) -> VersionInfo:
+        """Let a version go when its time comes. Raises `UnknownVersion`."""
+        return await self._set_pinned(version, lambda pinned: pinned - {version})
+
+    async def head(self) -> Head | None:
+        """The version that is served, None before the first."""
+        return (await self._opening.ready()).head
+
+    async def wait_after(self, sequence: int, wait_s: float) -> tuple[Head, list[Any]] | None:
+        """The head, with a reference to its arrays, once it is not the one of `sequence`.
+
+        None if it does not move within `wait_s`. The reference is in a list, so that Ray hands it
+        over as it is.
+        """
+        store = await self._opening.ready()
+        await self._moved.wait_until(
+            lambda: store.head is not None and store.head.sequence != sequence, wait_s
+        )
+        if store.head is None or store.head.sequence == sequence:
+            return None
+        return store.head, [store.payload]
+
+    async def read(self, version: int) -> Arrays:
+        """The model's arrays from disk. Raises `UnknownVersion` or `CorruptStorage`."""
+        store = await self._opening.ready()
+        return await asyncio.to_thread(store.files.read, version, MODEL)
+
+    async def read_trainer(self, version: int) -> Arrays:
+        """The trainer's arrays from disk. Raises `UnknownVersion` or `CorruptStorage`."""
+        store = await self._opening.ready()
+        return await asyncio.to_thread(store.files.read, version, TRAINER)
+
+    async def list_versions(self) -> list[VersionInfo]:
+        """Every version on disk whose manifest can be read, newest first."""
+        store = await self._opening.ready()
+        return await asyncio.to_thread(_list_versions, store)
+
+    async def status(self) -> StoreStatus:
+        """How the store is; answers in every state."""
+        state, reason = self._opening.state()
+        store = self._opening.opened
+        return StoreStatus(
+            state=state,
+            reason=reason,
+            warning=store.warning if store else "",
+            boot_id=self.boot_id,
+            head=store.head if store else None,
+            num_versions=len(store.files.numbers()) if store else 0,
+            next_version=store.record.next_version if store else 0,
+            memory_bytes=psutil.Process().memory_info().rss,
+        )
+
+    async def close(self) -> None:
+        """Finish what is being written and give the folder back; the end of the store."""
+        async with self._changing:
+            self._opening.shutdown()
+            if store := self._opening.opened:
+                store.folder.close()
+
+    async def _change(self, work: Callable[..., R], store: Store, *args: Any) -> R:
+        """Run one change on the writer thread, then let everyone know."""
+        result = await self._opening.write(work, store, *args)
+        self._moved.notify()
+        return result
+
+    def _open(self) -> Store:
+        """Claim the folder and load the head. Runs on the writer thread."""
+        folder = StorageFolder.claim(self._data_dir, "models", {})
+        try:
+            files = VersionFiles(folder.path)
+            store = Store(folder, files, HeadRecord())
+            self._recover_head(store)
+        except BaseException:
+            folder.close()
+            raise
+        logger.info("store opened head=%d versions=%d", store.record.version, len(files.numbers()))
+        return store
+
+    def _recover_head(self, store: Store) -> None:
+        """Load the head; if it is damaged, the newest version that is not."""
+        numbers = store.files.numbers()
+        try:
+            store.record = store.files.read_head()
+        except CorruptStorage as error:
+            store.warning = str(error)
+        next_version = max([store.record.next_version, *(number + 1 for number in numbers)])
+        store.record = replace(store.record, next_version=next_version)
+        candidates = [store.record.version, *reversed(numbers)] if numbers else []
+        for version in candidates:
+            record = store.record
+            if version != record.version:
+                record = replace(record, sequence=record.sequence + 1, version=version)
+                record = replace(record, reason=f"recovered: {store.warning}")
+            try:
+                self._move_head(store, record)
+            except (CorruptStorage, UnknownVersion) as error:
+                store.warning = store.warning or f"{type(error).__name__}: {error}"
+            else:
+                break
+        if store.warning:
+            logger.error("head recovered version=%d error=%s", store.record.version, store.warning)
+
+    def _store_version(
+        self, store: Store, manifest: Manifest, model: Arrays, trainer: Arrays, promote: bool
+    ) -> VersionInfo:
+        needed_bytes = sum(array.nbytes for part in (model, trainer) for array in part.values())
+        require_free_space(self._data_dir, self._min_free_bytes, needed_bytes)
+        store.folder.check_is_ours()
+        version = store.record.next_version
+        # The number is used up before anything exists under it, whatever happens next.
+        self._save(store, replace(store.record, next_version=version + 1))
+        manifest = store.files.write(replace(manifest, version=version), model, trainer)
+        if promote:
+            record = store.record.promoted(version, manifest.reason)
+            self._serve(store, record, manifest, dict(model))
+        self._prune(store)
+        logger.info("published version=%d promoted=%s", version, promote)
+        return _info(store, manifest)
+
+    def _move_head(self, store: Store, record: HeadRecord) -> Head:
+        """Make a version on disk the head."""
+        manifest = store.files.manifest(record.version)
+        return self._serve(store, record, manifest, store.files.read(record.version, MODEL))
+
+    def _serve(self, store: Store, record: HeadRecord, manifest: Manifest, model: Arrays) -> Head:
+        payload = self._put(model)
+        self._save(store, record)
+        store.payload = payload
+        store.head = Head(record.sequence, manifest, record.reason)
+        logger.info("head version=%d reason=%s", record.version, record.reason)
+        return store.head
+
+    async def _set_pinned(
+        self, version: int, change: Callable[[set[int]], set[int]]
+    ) -> VersionInfo:
+        async with self._changing:
+            store = await self._opening.ready()
+            manifest = store.files.manifest(version)
+            pinned = tuple(sorted(change(set(store.record.pinned))))
+            await self._opening.write(self._save, store, replace(store.record, pinned=pinned))
+            await self._opening.write(self._prune, store)
+            return _info(store, manifest)
+
+    def _save(self, store: Store, record: HeadRecord) -> None:
+        store.files.write_head(record)
+        store.record = record
+
+    def _prune(self, store: Store) -> None:
+        """Delete versions whose time is over. What cannot be deleted is tried again later."""
+        numbers = store.files.numbers()
+        for version in sorted(set(numbers) - store.record.kept(numbers, self._keep_versions)):
+            try:
+                store.files.delete(version)
+            except StorageError as error:
+                logger.warning("version not deleted version=%d error=%s", version, error)
+
+
+async def _arrays(references: Sequence[Any]) -> list[Arrays]:
+    try:
+        async with asyncio.timeout(_PAYLOAD_TIMEOUT_S):
+            return [await reference for reference in references]
+    except (RayError, TimeoutError) as error:
+        raise VersionRefused(f"the arrays were lost on the way: {error}") from error
+
+
+def _list_versions(store: Store) -> list[VersionInfo]:
+    versions = []
+    for version in reversed(store.files.numbers()):
+        try:
+            versions.append(_info(store, store.files.manifest(version)))
+        except UnknownVersion:
+            continue  # deleted since the folder was listed
+        except CorruptStorage as error:
+            logger.error("version not listed version=%d error=%s", version, error)
+    return versions
+
+
+def _info(store: Store, manifest: Manifest) -> VersionInfo:
+    return VersionInfo(
+        manifest=manifest,
+        is_head=manifest.version == store.record.version,
+        is_pinned=manifest.version in store.record.pinned,
+        size_bytes=store.files.size_bytes(manifest.version),
+    )

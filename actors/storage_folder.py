@@ -1,0 +1,155 @@
+"""Who owns a folder of durable data: one installation, one part of it, one process at a time."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from actors.durable_files import make_folder, replace_file
+from actors.messages import CorruptStorage, StorageError
+
+FORMAT_VERSION = 1
+_IDENTITY = "identity.json"
+_EPOCH = "epoch.json"
+_LOCK = "lock"
+_INSTALLATION = "installation.json"
+_LOCK_POLL_S = 0.1
+
+
+class StorageFolder:
+    """A locked folder that knows which installation and which part it belongs to.
+
+    Promises that no two processes hold it at once, that a folder of another installation or another
+    part is refused, and that one which was in use before and is now empty is refused too: starting
+    afresh there would forget what was acknowledged and look healthy.
+
+    Attributes:
+        path: The folder.
+        epoch: Rises at every claim; `check_is_ours` compares it, for file systems without locks.
+    """
+
+    def __init__(self, path: Path, epoch: int, lock: int) -> None:
+        self.path = path
+        self.epoch = epoch
+        self._lock = lock
+
+    @classmethod
+    def claim(
+        cls, data_dir: Path, name: str, identity: Mapping[str, Any], lock_wait_s: float = 10.0
+    ) -> StorageFolder:
+        """Lock `data_dir / name`, make it if it is new, and check that it is what it should be.
+
+        Args:
+            data_dir: Root of the installation.
+            name: Relative path of the folder, such as `events/shard-0`.
+            identity: What must be the same at every claim, such as the number of shards.
+            lock_wait_s: How long another process may still hold the lock.
+
+        Raises:
+            CorruptStorage: If the folder is emptied or foreign.
+            StorageError: If it is locked by another process or cannot be written.
+        """
+        path = data_dir / name
+        try:
+            make_folder(path)
+            lock = _lock(path / _LOCK, lock_wait_s)
+        except OSError as error:
+            raise StorageError(f"claim {path}: {error}") from error
+        try:
+            _check_identity(data_dir, name, identity)
+            epoch = _raise_epoch(path / _EPOCH)
+        except BaseException:
+            os.close(lock)
+            raise
+        return cls(path, epoch, lock)
+
+    def check_is_ours(self) -> None:
+        """Raise `StorageError` if another process claimed the folder since."""
+        epoch = _read_json(self.path / _EPOCH)["epoch"]
+        if epoch != self.epoch:
+            raise StorageError(
+                f"{self.path} was claimed by another process: epoch {epoch}, ours is {self.epoch}"
+            )
+
+    def close(self) -> None:
+        """Give the lock back."""
+        os.close(self._lock)
+
+
+def _lock(path: Path, wait_s: float) -> int:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    deadline = time.monotonic() + wait_s
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            if time.monotonic() >= deadline:
+                os.close(descriptor)
+                raise StorageError(f"{path.parent} is in use by another process") from error
+            time.sleep(_LOCK_POLL_S)
+        else:
+            return descriptor
+
+
+def _check_identity(data_dir: Path, name: str, identity: Mapping[str, Any]) -> None:
+    with _installation(data_dir) as installation:
+        path = data_dir / name / _IDENTITY
+        wanted = {
+            "install_id": installation["install_id"],
+            "name": name,
+            "format_version": FORMAT_VERSION,
+            **identity,
+        }
+        if path.exists():
+            found = _read_json(path)
+            if found != wanted:
+                raise CorruptStorage(f"{path} says {found}, expected {wanted}")
+        elif name in installation["initialised"]:
+            raise CorruptStorage(
+                f"{path.parent} was in use before and its {_IDENTITY} is gone: restore the folder"
+            )
+        else:
+            replace_file(path, _json(wanted))
+        if name not in installation["initialised"]:
+            installation["initialised"].append(name)
+            replace_file(data_dir / _INSTALLATION, _json(installation))
+
+
+@contextmanager
+def _installation(data_dir: Path) -> Iterator[dict[str, Any]]:
+    """The registry of the installation, locked, so that parts may start at the same time."""
+    lock = _lock(data_dir / "installation.lock", wait_s=10.0)
+    try:
+        path = data_dir / _INSTALLATION
+        if not path.exists():
+            replace_file(path, _json({"install_id": uuid.uuid4().hex, "initialised": []}))
+        yield _read_json(path)
+    finally:
+        os.close(lock)
+
+
+def _raise_epoch(path: Path) -> int:
+    epoch: int = _read_json(path)["epoch"] + 1 if path.exists() else 1
+    replace_file(path, _json({"epoch": epoch}))
+    return epoch
+
+
+def _json(value: Mapping[str, Any]) -> bytes:
+    return json.dumps(value, indent=2).encode() + b"\n"
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise CorruptStorage(f"{path} cannot be read: {error}") from error
+    if not isinstance(value, dict):
+        raise CorruptStorage(f"{path} does not hold an object")
+    return value

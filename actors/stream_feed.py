@@ -1,0 +1,242 @@
+"""The stream as the training loop reads it: fresh events, replay, the catalogue, the counters.
+
+Lives on the first worker of the training group, which shares what the others need.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from actors.event_buffer_client import EventBufferClient
+from actors.item_catalog_client import ItemCatalogClient
+from actors.item_rows import CatalogRows, ItemRows
+from actors.messages import ShardUnavailable, Watermark
+from recommender.counters import Counters, previous_items
+from recommender.replay import Strategy
+from recommender.windows import (
+    FreshEvents,
+    Windows,
+    concatenate,
+    select,
+    without_unknown,
+)
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+_POLL_S = 0.1
+_READ_LIMIT = 5_000
+_ENCODING_TIMEOUT_S = 600.0
+
+
+@dataclass(frozen=True)
+class FreshPart:
+    """Fresh events of one shard, over catalogue rows; events of unknown items are left out.
+
+    `through` is the last offset that was read and `num_read` how many events were.
+    """
+
+    shard: int
+    through: int
+    num_read: int
+    events: FreshEvents
+
+
+@dataclass(frozen=True)
+class CatalogGrowth:
+    """Text vectors of new rows, in row order, and of rows whose text changed."""
+
+    new_VD: NDArray[np.float32]
+    changed_rows: NDArray[np.int64]
+    changed_VD: NDArray[np.float32]
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing happened."""
+        return not len(self.new_VD) and not len(self.changed_rows)
+
+
+class StreamFeed:
+    """Reads the shards in log order from a watermark on, each event once.
+
+    `watermark` is moved by `take` alone: what it covers has been handed out.
+    """
+
+    def __init__(self, num_shards: int, counters: Counters, *, timeout_s: float = 30.0) -> None:
+        self._runner = asyncio.Runner()
+        self._timeout_s = timeout_s
+        self._num_shards = num_shards
+        self.counters = counters
+        self.watermark: list[int] = [-1] * num_shards
+        self._read_to: list[int] = [-1] * num_shards
+        self._waiting: list[FreshPart] = []
+        self._revision = 0
+        self._num_rows = 0
+        self._buffer = EventBufferClient.connect(num_shards, timeout_s)
+        self._catalog = ItemCatalogClient.connect(timeout_s)
+        self._item_rows = ItemRows(self._buffer, CatalogRows(self._catalog))
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine of a client to its end; the clients' one event loop in this process."""
+        return self._runner.run(work)
+
+    def num_events(self) -> int:
+        """Events in all logs."""
+        return sum(s.next_offset for s in self.run(self._buffer.statuses()))
+
+    def catalog_growth(self) -> CatalogGrowth:
+        """What the catalogue gained since the last call; waits until all its texts are encoded."""
+        return self.run(self._catalog_growth())
+
+    def known_items(self, num_items: int) -> None:
+        """The learner has the first `num_items` rows; `catalog_growth` goes on from there."""
+        self._revision, self._num_rows = 0, num_items
+
+    def rewind(self, watermark: Watermark) -> None:
+        """Go on after `watermark`; the counters are counted again up to there."""
+        self._waiting.clear()
+        self.counters = Counters(self.counters.half_lives)
+        self.watermark = [-1] * self._num_shards
+        self._read_to = [-1] * self._num_shards
+        while any(have < want for have, want in zip(self.watermark, watermark, strict=True)):
+            if not self.run(self._read(watermark)):
+                raise ShardUnavailable(
+                    f"the logs end before the watermark {watermark} of the served version"
+                )
+            for part in self.take():
+                self.count(part.events)
+
+    def wait(self, *, enough: int, interval_s: float, timeout_s: float) -> int:
+        """Read until `enough` events wait, or some do after `interval_s`, or `timeout_s` is over.
+
+        Returns:
+            How many events wait to be taken.
+        """
+        started = time.monotonic()
+        while True:
+            self.run(self._read(None))
+            waiting = sum(part.num_read for part in self._waiting)
+            elapsed = time.monotonic() - started
+            is_due = waiting and elapsed >= interval_s
+            if waiting >= enough or is_due or elapsed >= timeout_s:
+                return waiting
+            time.sleep(_POLL_S)
+
+    def take(self) -> list[FreshPart]:
+        """All that was read and not taken; the watermark moves past it."""
+        parts, self._waiting = self._waiting, []
+        for part in parts:
+            self.watermark[part.shard] = part.through
+        return parts
+
+    def count(self, events: FreshEvents) -> None:
+        """Let the counters see events that were handed out."""
+        if len(events):
+            self.counters.update(events.items_N, previous_items(events.windows))
+
+    def replay(
+        self,
+        num_windows: int,
+        strategy: Strategy,
+        half_life: float,
+        seed: int,
+    ) -> Windows | None:
+        """Windows sampled from the shards' replay memories, or None if there are none yet."""
+        return self.run(self._replay(num_windows, strategy, half_life, seed))
+
+    def _take_known(self, events: FreshEvents) -> FreshEvents:
+        last_N = events.windows.lengths_B - 1
+        items_N = events.windows.items_BT[np.arange(len(last_N)), last_N]
+        known_N = items_N >= 0
+        windows = without_unknown(select(events.windows, known_N))
+        lengths_N = np.diff(events.seen_splits)
+        seen_known = np.repeat(known_N, lengths_N) & (events.seen_values >= 0)
+        owner = np.repeat(np.arange(len(events)), lengths_N)[seen_known]
+        counts_N = np.bincount(owner, minlength=len(events))[known_N]
+        return FreshEvents(
+            offsets_N=events.offsets_N[known_N],
+            users_N=events.users_N[known_N],
+            items_N=items_N[known_N],
+            acknowledged_ms_N=events.acknowledged_ms_N[known_N],
+            windows=windows,
+            seen_values=events.seen_values[seen_known],
+            seen_splits=np.concatenate([[0], np.cumsum(counts_N)]).astype(np.int64),
+        )
+
+    async def _read(self, through: Watermark | None) -> int:
+        """Read once from every shard, no further than `through`; returns events read."""
+        reads = (
+            self._read_shard(shard, None if through is None else through[shard])
+            for shard in range(self._num_shards)
+        )
+        return sum(await asyncio.gather(*reads))
+
+    async def _read_shard(self, shard: int, through: int | None) -> int:
+        after = self._read_to[shard]
+        limit = _READ_LIMIT if through is None else min(_READ_LIMIT, through - after)
+        if limit <= 0:
+            return 0
+        boot_id, fresh = await self._buffer.fresh(
+            shard, after, limit, wait_s=0.0, include_seen=True
+        )
+        if not len(fresh):
+            return 0
+        windows = fresh.windows.with_items(
+            await self._item_rows.rows(shard, boot_id, fresh.windows.items_BT)
+        )
+        seen = await self._item_rows.rows(shard, boot_id, fresh.seen_values)
+        mapped = FreshEvents(
+            fresh.offsets_N,
+            fresh.users_N,
+            fresh.items_N,
+            fresh.acknowledged_ms_N,
+            windows,
+            seen,
+            fresh.seen_splits,
+        )
+        self._read_to[shard] = int(fresh.offsets_N[-1])
+        self._waiting.append(
+            FreshPart(shard, self._read_to[shard], len(fresh), self._take_known(mapped))
+        )
+        return len(fresh)
+
+    async def _replay(
+        self, num_windows: int, strategy: Strategy, half_life: float, seed: int
+    ) -> Windows | None:
+        parts = []
+        sampled = await self._buffer.sample(num_windows, strategy, half_life, seed)
+        for shard, boot_id, windows in sampled:
+            rows = await self._item_rows.rows(shard, boot_id, windows.items_BT)
+            known = without_unknown(windows.with_items(rows))
+            parts.append(select(known, known.lengths_B > 0))
+        merged = concatenate(parts) if parts else None
+        return merged if merged is not None and len(merged) else None
+
+    async def _catalog_growth(self) -> CatalogGrowth:
+        await self._wait_for_texts()
+        changes = await self._catalog.changes_after(self._revision, 0.0)
+        is_new = changes.rows >= self._num_rows
+        growth = CatalogGrowth(
+            changes.vectors[is_new], changes.rows[~is_new], changes.vectors[~is_new]
+        )
+        self._revision = changes.revision
+        self._num_rows += int(is_new.sum())
+        return growth
+
+    async def _wait_for_texts(self) -> None:
+        deadline = time.monotonic() + _ENCODING_TIMEOUT_S
+        while (status := await self._catalog.status()).num_pending:
+            if time.monotonic() > deadline:
+                raise ShardUnavailable(
+                    f"{status.num_pending} item texts are not encoded after "
+                    f"{_ENCODING_TIMEOUT_S:.0f} s"
+                )
+            await asyncio.sleep(_POLL_S)

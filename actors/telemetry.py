@@ -1,0 +1,54 @@
+"""Metrics of the actors and the training loop, declared together. Ray exports them to Prometheus."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ray.util.metrics import Counter, Gauge, Histogram
+
+if TYPE_CHECKING:
+    from actors.training_loop import RoundReport
+
+_SECONDS = [0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0]
+
+
+class TrainingMetrics:
+    """What the training loop counts."""
+
+    def __init__(self) -> None:
+        self._events = Counter("rheos_training_events", "Fresh events learned.")
+        self._steps = Counter("rheos_training_steps", "Optimiser steps.")
+        self._versions = Counter(
+            "rheos_training_versions", "Versions stored.", tag_keys=("verdict",)
+        )
+        self._loss = Gauge("rheos_training_loss", "Mean loss of the last round.")
+        self._seconds = Histogram(
+            "rheos_training_phase_s",
+            "Time of each phase of a round.",
+            boundaries=_SECONDS,
+            tag_keys=("phase",),
+        )
+
+    def observe_round(self, report: RoundReport, is_promoted: bool) -> None:
+        """Count one round."""
+        self._versions.inc(tags={"verdict": "promoted" if is_promoted else "rejected"})
+        if report.num_fresh:
+            self._events.inc(report.num_fresh)
+        if report.num_steps:
+            self._steps.inc(report.num_steps)
+            self._loss.set(report.loss)
+        for phase, seconds in report.seconds.items():
+            self._seconds.observe(seconds, tags={"phase": phase})
+
+
+class KeeperMetrics:
+    """What the keeper counts."""
+
+    def __init__(self) -> None:
+        self._deeds = Counter(
+            "rheos_keeper_deeds", "Things the keeper had to do.", tag_keys=("deed",)
+        )
+
+    def count(self, deed: str) -> None:
+        """Count one deed: `recreated`, `killed_hung` or `resubmitted`."""
+        self._deeds.inc(tags={"deed": deed})

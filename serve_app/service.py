@@ -1,0 +1,330 @@
+"""What each route does, on plain values: reads and writes through the clients, ranks, answers.
+
+Every answer is a dict that is ready for JSON. `RecommenderService` holds all that a replica has;
+HTTP is in `routes`, the Serve deployment in `replica`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from actors.messages import AppendResult, Head, Manifest, ShardUnavailable
+from recommender.events import Event, Item, feedback_code
+from recommender.ranking import History
+from serve_app.follower import SnapshotFollower
+from serve_app.live_state import LiveState
+from serve_app.ports import EventBuffer, ItemCatalog, ItemStatistics, ParameterStore
+from serve_app.problems import Problem
+from serve_app.ranker import Query, Ranking, rank, similar_rows
+from serve_app.schemas import HistoryEntry, RecommendBody
+from serve_app.settings import ServingSettings
+from serve_app.telemetry import ReplicaTelemetry
+
+logger = logging.getLogger(__name__)
+
+Answer = dict[str, Any]
+EMPTY_HISTORY = History(np.zeros(0, np.int32), np.zeros(0, np.int8), np.zeros(0, np.int64))
+
+
+@dataclass(frozen=True, slots=True)
+class Clients:
+    """The four actors as the replica sees them."""
+
+    buffer: EventBuffer
+    catalog: ItemCatalog
+    statistics: ItemStatistics
+    store: ParameterStore
+
+
+def wall_clock_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+class RecommenderService:
+    """One replica's work. Everything that waits is bounded; ranking (1 to 3 ms) runs inline."""
+
+    def __init__(
+        self,
+        state: LiveState,
+        clients: Clients,
+        settings: ServingSettings,
+        *,
+        replica: str = "local",
+        now_ms: Callable[[], int] = wall_clock_ms,
+    ) -> None:
+        self.state = state
+        self.settings = settings
+        self.telemetry = ReplicaTelemetry()
+        self.now_ms = now_ms
+        self.replica = replica
+        self._clients = clients
+        self.follower = SnapshotFollower(
+            state,
+            catalog=clients.catalog,
+            statistics=clients.statistics,
+            store=clients.store,
+            on_failure=self.telemetry.follow_failed,
+            on_model=self.telemetry.serving_version,
+        )
+
+    def provenance(self, request_id: str) -> Answer:
+        """What every answer carries: which knowledge it comes from, and how old that is."""
+        state = self.state
+        return {
+            "model_version": state.model_version,
+            "trained_through": state.trained_through,
+            "counters_through": state.counters_through,
+            "counters_behind": self.follower.counters_behind,
+            "staleness_ms": state.staleness_ms(self.now_ms()),
+            "request_id": request_id,
+            "replica": self.replica,
+        }
+
+    async def append(self, events: Sequence[Event], request_id: str) -> Answer:
+        """Store events.
+
+        Raises:
+            Problem: 503 if some shards did not take their part; the others did.
+            ActorsError: If nothing was stored.
+        """
+        result = await self._clients.buffer.append(events)
+        self.telemetry.received_events(result.accepted, result.duplicates)
+        if result.failed_shards:
+            raise _partly_stored(result)
+        return {
+            **_stored(result),
+            "unknown_items": sum(self.state.catalog.row(e.item_id) is None for e in events),
+            **self.provenance(request_id),
+        }
+
+    async def put_items(self, items: Sequence[Item], request_id: str) -> Answer:
+        """Store items; returns when this replica can recommend them (others follow at once)."""
+        result = await self._clients.catalog.put(items)
+        await self.follower.wait_for_revision(result.revision, timeout_s=1.0)
+        return {**asdict(result), **self.provenance(request_id)}
+
+    async def get_item(self, item_id: str, request_id: str) -> Answer:
+        """One item; asks the catalogue itself if it is too new to be known here."""
+        row = self.state.catalog.row(item_id)
+        if row is not None:
+            item: Item | None = self.state.catalog.items[row]
+        else:
+            [item] = await self._clients.catalog.get([item_id])
+        if item is None:
+            raise Problem("not-found", "there is no such item")
+        return {**_item(item), **self.provenance(request_id)}
+
+    def list_items(self, after: str | None, limit: int, request_id: str) -> Answer:
+        """A page of items in the order of their creation; `next_after` asks for the next one."""
+        page = self.state.catalog.page(after, limit)
+        return {
+            "items": [_item(item) for item in page],
+            "num_items": self.state.catalog.num_items,
+            "next_after": page[-1].item_id if len(page) == limit else None,
+            **self.provenance(request_id),
+        }
+
+    async def recommend(self, body: RecommendBody, request_id: str) -> Answer:
+        """Rank for a user, whose history is read now, or for the history in the request."""
+        history, degraded = await self._history(body)
+        query = Query(
+            k=body.k,
+            candidates=body.candidates,
+            categories=body.categories,
+            exclude=body.exclude,
+            exclude_seen=body.exclude_seen,
+            rank_of=body.rank_of,
+        )
+        ranking = rank(self.state, history, query)
+        answer = self._recommendation(ranking, history, degraded)
+        if body.rank_of:
+            answer["ranks"] = ranking.ranks
+        answer.update(self.provenance(request_id))
+        self.telemetry.recommended(ranking.served, degraded, answer["staleness_ms"])
+        return answer
+
+    def similar(self, item_id: str, k: int, request_id: str) -> Answer:
+        """Items most like one."""
+        row = self.state.catalog.row(item_id)
+        if row is None:
+            raise Problem("not-found", "there is no such item")
+        items = [
+            {**self._titled(other), "similarity": round(cosine, 6)}
+            for other, cosine in similar_rows(self.state, row, k)
+        ]
+        return {"item_id": item_id, "items": items, **self.provenance(request_id)}
+
+    def describe_model(self, request_id: str) -> Answer:
+        """The served version, and how following the actors goes."""
+        model = self.state.model
+        return {
+            "head": None if model is None else _manifest(model.head.manifest),
+            "sequence": self.state.head_sequence,
+            "reason": None if model is None else model.head.reason,
+            "progressive": {} if model is None else _finite(model.head.manifest.metrics),
+            "blend": {
+                "quality": _by_bucket(self.state.blend.quality()),
+                "weights": _by_bucket(self.state.blend.weights()),
+            },
+            "num_items": self.state.catalog.num_items,
+            "counted_events": self.state.counters.num_events,
+            "follower": {
+                name: {
+                    "caught_up": follow.caught_up,
+                    "failures": follow.failures,
+                    "last_error": follow.last_error,
+                }
+                for name, follow in self.follower.follows.items()
+            },
+            **self.provenance(request_id),
+        }
+
+    async def list_versions(self, request_id: str) -> Answer:
+        """Every version that the store keeps, newest first."""
+        versions = await self._clients.store.list_versions()
+        newest_first = sorted(versions, key=lambda v: v.manifest.version, reverse=True)
+        return {
+            "versions": [
+                {**asdict(info), "manifest": _manifest(info.manifest)} for info in newest_first
+            ],
+            **self.provenance(request_id),
+        }
+
+    async def promote(self, version: int, reason: str, request_id: str) -> Answer:
+        """Make a version the head; replicas follow within milliseconds."""
+        head = await self._clients.store.promote(version, reason or "promoted by request")
+        return self._moved(head, request_id)
+
+    async def rollback(self, reason: str, request_id: str) -> Answer:
+        """Go back to the version that was the head before."""
+        return self._moved(await self._clients.store.rollback(reason), request_id)
+
+    def check_health(self) -> None:
+        """Whether this replica can do its work.
+
+        Raises:
+            RuntimeError: If a follow task ended or a fixed request cannot be ranked.
+        """
+        if not self.follower.is_alive:
+            raise RuntimeError("the follower has stopped")
+        if self.state.catalog.num_items:
+            best = rank(self.state, EMPTY_HISTORY, Query(k=1)).recommendations
+            if not best or not math.isfinite(best[0].score):
+                raise RuntimeError(f"version {self.state.model_version} ranks nothing")
+
+    async def _history(self, body: RecommendBody) -> tuple[History, bool]:
+        if body.user_id is None:
+            return self._given_history(body.history or []), False
+        try:
+            async with asyncio.timeout(self.settings.history_timeout_s):
+                known = await self._clients.buffer.history(body.user_id)
+        except (ShardUnavailable, TimeoutError) as error:
+            logger.warning("history unavailable error=%r", error)
+            return EMPTY_HISTORY, True
+        return self._history_of(known.item_ids, known.feedback, known.timestamps_ms), False
+
+    def _given_history(self, entries: Sequence[HistoryEntry]) -> History:
+        """An entry without a time is taken to follow on the one before it at once."""
+        times_ms: list[int] = []
+        for entry in entries:
+            before_ms = times_ms[-1] if times_ms else self.now_ms()
+            times_ms.append(before_ms if entry.timestamp_ms is None else entry.timestamp_ms)
+        return self._history_of(
+            [entry.item_id for entry in entries],
+            [feedback_code(entry.event_type, entry.value) for entry in entries],
+            times_ms,
+        )
+
+    def _history_of(self, item_ids: Sequence[str], feedback: Any, timestamps_ms: Any) -> History:
+        """Items that the catalogue does not have say nothing and cannot be recommended."""
+        rows = [self.state.catalog.row(item_id) for item_id in item_ids]
+        rows_H = np.array([-1 if row is None else row for row in rows], np.int32)
+        known_H = rows_H >= 0
+        return History(
+            rows_H=rows_H[known_H],
+            feedback_H=np.asarray(feedback, np.int8)[known_H],
+            timestamps_ms_H=np.asarray(timestamps_ms, np.int64)[known_H],
+        )
+
+    def _recommendation(self, ranking: Ranking, history: History, degraded: bool) -> Answer:
+        answer: Answer = {
+            "items": [
+                {**self._titled(r.row), "score": round(r.score, 6), "shares": r.shares}
+                for r in ranking.recommendations
+            ],
+            "served": ranking.served,
+            "weights": {name: round(weight, 4) for name, weight in ranking.weights.items()},
+            "cold_start": len(history) == 0,
+            "degraded": degraded,
+            "history_length": len(history),
+        }
+        if ranking.unknown_ids:
+            answer["unknown_ids"] = ranking.unknown_ids
+        if ranking.reason is not None:
+            answer["reason"] = ranking.reason
+        return answer
+
+    def _titled(self, row: int) -> Answer:
+        item = self.state.catalog.items[row]
+        return (
+            {"item_id": item.item_id, "title": item.title}
+            if item.title
+            else {"item_id": item.item_id}
+        )
+
+    def _moved(self, head: Head, request_id: str) -> Answer:
+        return {
+            "head": head.manifest.version,
+            "sequence": head.sequence,
+            "reason": head.reason,
+            **self.provenance(request_id),
+        }
+
+
+def _item(item: Item) -> Answer:
+    return {
+        "item_id": item.item_id,
+        "title": item.title,
+        "text": item.text,
+        "categories": item.categories,
+        "attributes": dict(item.attributes),
+    }
+
+
+def _manifest(manifest: Manifest) -> Answer:
+    return {**asdict(manifest), "metrics": _finite(manifest.metrics)}
+
+
+def _finite(metrics: Mapping[str, float]) -> dict[str, float | None]:
+    """JSON has no NaN: what could not be measured is null."""
+    return {k: float(v) if math.isfinite(v) else None for k, v in metrics.items()}
+
+
+def _stored(result: AppendResult) -> Answer:
+    return {
+        "accepted": result.accepted,
+        "duplicates": result.duplicates,
+        "offsets": {str(shard): offset for shard, offset in sorted(result.offsets.items())},
+    }
+
+
+def _partly_stored(result: AppendResult) -> Problem:
+    failed = sorted(result.failed_shards)
+    return Problem(
+        "shard-unavailable",
+        f"{len(failed)} shard(s) did not take their part; sending the batch again is safe",
+        headers={"Retry-After": "1"},
+        members={**_stored(result), "failed_shards": failed},
+    )
+
+
+def _by_bucket(values: Any) -> dict[str, list[float]]:
+    return {name: [round(float(v), 5) for v in array] for name, array in values.items()}
