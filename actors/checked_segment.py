@@ -1,9 +1,10 @@
 """Arrow IPC stream files whose every batch is checked: append, read, find where damage begins.
 
 Arrow IPC has no checksums, and a batch of zeros reads as a clean end of the stream. So each batch
-carries a CRC-32 of its serialised form and its first offset in the custom metadata, offsets follow
-each other without a gap, and no end-of-stream mark is ever written: any is damage. Everyone else
-reads the file with `pyarrow.ipc.open_stream`.
+carries its first offset and a CRC-32 in the custom metadata, offsets follow each other without a
+gap, and no end-of-stream mark is ever written: any is damage. The CRC is of every byte of the
+message, with a placeholder in its own place. Everyone else reads the file with
+`pyarrow.ipc.open_stream`.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ from actors.durable_files import (
 )
 from actors.messages import CorruptStorage
 
-_CRC = b"crc32"
+_CRC = b"checksum"
+_NO_CRC = b"crc32:--------"
 _FIRST = b"first_offset"
 _EPOCH = b"epoch"
 _CONTINUATION = b"\xff\xff\xff\xff"
@@ -89,16 +91,13 @@ class SegmentWriter:
         Raises:
             StorageError: If that failed; then nothing of the batch is in the file.
         """
-        metadata = {
-            _CRC: str(zlib.crc32(batch.serialize())),
-            _FIRST: str(first_offset),
-            _EPOCH: str(self._epoch),
-        }
+        metadata = {_CRC: _NO_CRC, _FIRST: str(first_offset), _EPOCH: str(self._epoch)}
         stream = io.BytesIO()
         with pa.ipc.new_stream(stream, self._schema) as writer:
             writer.write_batch(batch, custom_metadata=metadata)
             message = stream.getvalue()[self._schema.serialize().size :]
-        self._write(message)
+        # Metadata comes before data, so the first place is the right one.
+        self._write(message.replace(_NO_CRC, _crc(message), 1))
 
     def close(self) -> None:
         """Close the file; everything in it is durable already."""
@@ -136,27 +135,34 @@ class SegmentWriter:
 def read_segment(
     path: Path, schema: pa.Schema, first_offset: int, *, is_last: bool
 ) -> SegmentContents:
+    """Every batch of a file, checked; see `parse_segment`."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise CorruptStorage(f"{path} cannot be read: {error}") from error
+    return parse_segment(data, schema, first_offset, is_last=is_last, name=str(path))
+
+
+def parse_segment(
+    data: bytes, schema: pa.Schema, first_offset: int, *, is_last: bool, name: str
+) -> SegmentContents:
     """Every batch of a segment, checked.
 
     Args:
-        path: The file.
+        data: The whole file.
         schema: What its schema must be, exactly.
         first_offset: Offset of its first row.
         is_last: Whether the file was being written: then a torn tail is no error.
+        name: What errors call the file.
 
     Raises:
         CorruptStorage: If bytes are not what was written, other than a torn tail of the last
             segment. A tail is torn if no whole batch follows it.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise CorruptStorage(f"{path} cannot be read: {error}") from error
     batches, end, reason = _read_batches(data, schema, first_offset)
-    if reason:
+    if reason and (not is_last or _a_batch_follows(data, end, schema)):
         next_offset = first_offset + sum(batch.num_rows for batch in batches)
-        if not is_last or _a_batch_follows(data, end, schema):
-            raise CorruptStorage(f"{path} is damaged at byte {end}, offset {next_offset}: {reason}")
+        raise CorruptStorage(f"{name} is damaged at byte {end}, offset {next_offset}: {reason}")
     return SegmentContents(tuple(batches), end, len(data) - end)
 
 
@@ -174,7 +180,7 @@ def _read_batches(
         end = source.tell()
         while end < len(data):
             batch, metadata = reader.read_next_batch_with_custom_metadata()
-            reason = _complaint(batch, metadata, next_offset)
+            reason = _complaint(data[end : source.tell()], metadata, next_offset)
             if reason:
                 return batches, end, reason
             batches.append(batch)
@@ -187,13 +193,20 @@ def _read_batches(
     return batches, end, ""
 
 
-def _complaint(batch: pa.RecordBatch, metadata: Any, next_offset: int) -> str:
-    if metadata is None or _CRC not in metadata or _FIRST not in metadata:
-        return "a batch without checksum"
-    if metadata[_CRC] != str(zlib.crc32(batch.serialize())).encode():
+def _crc(message: bytes) -> bytes:
+    return b"crc32:%08x" % zlib.crc32(message)
+
+
+def _is_whole(message: bytes, metadata: Any) -> bool:
+    crc = metadata.get(_CRC) if metadata is not None else None
+    return crc is not None and crc == _crc(message.replace(crc, _NO_CRC, 1))
+
+
+def _complaint(message: bytes, metadata: Any, next_offset: int) -> str:
+    if not _is_whole(message, metadata):
         return "checksum mismatch"
-    if metadata[_FIRST] != str(next_offset).encode():
-        return f"offset {metadata[_FIRST].decode(errors='replace')} instead of {next_offset}"
+    if metadata.get(_FIRST) != str(next_offset).encode():
+        return f"offset {metadata.get(_FIRST)!r} instead of {next_offset}"
     return ""
 
 
@@ -203,17 +216,16 @@ def _a_batch_follows(data: bytes, start: int, schema: pa.Schema) -> bool:
     place = data.find(_CONTINUATION, start)
     while place >= 0:
         length = int.from_bytes(data[place + 4 : place + 8], "little")
-        if place % 8 == 0 and 0 < length < _MAX_METADATA_BYTES and _is_batch(header + data[place:]):
+        if 0 < length < _MAX_METADATA_BYTES and _starts_with_a_batch(header, data[place:]):
             return True
         place = data.find(_CONTINUATION, place + 1)
     return False
 
 
-def _is_batch(stream: bytes) -> bool:
+def _starts_with_a_batch(header: bytes, data: bytes) -> bool:
+    source = pa.BufferReader(header + data)
     try:
-        batch, metadata = pa.ipc.open_stream(stream).read_next_batch_with_custom_metadata()
+        _, metadata = pa.ipc.open_stream(source).read_next_batch_with_custom_metadata()
     except (StopIteration, pa.ArrowException, OSError, ValueError, MemoryError):
         return False
-    return (
-        metadata is not None and metadata.get(_CRC) == str(zlib.crc32(batch.serialize())).encode()
-    )
+    return _is_whole(data[: source.tell() - len(header)], metadata)

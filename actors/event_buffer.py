@@ -118,7 +118,7 @@ class EventBuffer:
             StorageError: If the write failed; then none of the events was accepted.
             ValueError: If a text is not valid Unicode or a number does not fit.
         """
-        await self._opening.ready()
+        shard = await self._opening.ready()
         bound = self._settings.max_pending_events
         if self._num_pending + len(events) > bound:
             raise BufferFull(
@@ -130,7 +130,7 @@ class EventBuffer:
         self._requests.append(request)
         self._num_pending += len(events)
         if self._committing is None or self._committing.done():
-            self._committing = asyncio.create_task(self._commit_all())
+            self._committing = asyncio.create_task(self._commit_all(shard))
         return await request.done
 
     async def history(self, user_id: str) -> UserHistory:
@@ -262,9 +262,8 @@ class EventBuffer:
             shard.log.close()
             shard.folder.close()
 
-    async def _commit_all(self) -> None:
+    async def _commit_all(self, shard: Shard) -> None:
         """Write what waits, group by group, until nothing does."""
-        shard = await self._opening.ready()
         while self._requests:
             group = self._take_group()
             try:

@@ -147,8 +147,8 @@ class ItemCatalog:
         return table.changes_after(revision)
 
     async def item_ids_from(self, row: int) -> list[str]:
-        """Item ids of the visible rows from `row` on."""
-        return (await self._ready()).table.visible_ids_from(row)
+        """Item ids of the rows from `row` on, also of those whose text is not encoded yet."""
+        return (await self._ready()).table.ids_from(row)
 
     async def status(self) -> CatalogStatus:
         """How the catalogue is; answers in every state."""

@@ -44,7 +44,7 @@ class ItemCatalogClient:
         return answer
 
     async def item_ids_from(self, row: int) -> list[str]:
-        """Item ids of the visible rows from `row` on."""
+        """Item ids of the rows from `row` on, also of those whose text is not encoded yet."""
         answer: list[str] = await self._ask("item_ids_from", row)
         return answer
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -32,9 +33,10 @@ class CatalogRows:
         Raises:
             ShardUnavailable: If the catalogue does not answer.
         """
-        item_ids = await self._catalog.item_ids_from(len(self._rows))
-        for item_id in item_ids:
-            self._rows[item_id] = len(self._rows)
+        first = len(self._rows)
+        item_ids = await self._catalog.item_ids_from(first)
+        # Two refreshes at once read the same rows; neither may count them twice.
+        self._rows.update(zip(item_ids, range(first, first + len(item_ids)), strict=True))
         return len(item_ids)
 
 
@@ -58,6 +60,7 @@ class ItemRows:
         self._buffer = buffer
         self._catalog = catalog
         self._shards: dict[int, _ShardCodes] = {}
+        self._lock = asyncio.Lock()
 
     async def rows(self, shard: int, boot_id: str, codes: NDArray[np.int32]) -> NDArray[np.int32]:
         """Rows of codes, of any shape; PAD for PAD and for items that are not catalogued.
@@ -70,6 +73,12 @@ class ItemRows:
         Raises:
             ShardUnavailable: If the shard or the catalogue does not answer.
         """
+        async with self._lock:  # vocabularies are appended to, so one reader at a time
+            return await self._rows_of(shard, boot_id, codes)
+
+    async def _rows_of(
+        self, shard: int, boot_id: str, codes: NDArray[np.int32]
+    ) -> NDArray[np.int32]:
         known = self._shards.get(shard)
         if known is None or known.boot_id != boot_id:
             known = self._shards[shard] = _ShardCodes(boot_id)

@@ -113,9 +113,9 @@ class ItemTable:
             vectors=self._vectors_VD[rows],
         )
 
-    def visible_ids_from(self, row: int) -> list[str]:
-        """The item ids of the visible rows from `row` on."""
-        return [item.item_id for item in self._visible[row:]]
+    def ids_from(self, row: int) -> list[str]:
+        """The item ids of the rows from `row` on, visible or not: a row is fixed once accepted."""
+        return [item.item_id for item in self._items[row:]]
 
     def _reserve(self, num_rows: int, dim: int) -> None:
         """Room for more rows; doubles, so that growing row by row does not copy each time."""

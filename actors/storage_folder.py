@@ -38,7 +38,7 @@ class StorageFolder:
     def __init__(self, path: Path, epoch: int, lock: int) -> None:
         self.path = path
         self.epoch = epoch
-        self._lock = lock
+        self._lock: int | None = lock
 
     @classmethod
     def claim(
@@ -80,7 +80,9 @@ class StorageFolder:
 
     def close(self) -> None:
         """Give the lock back."""
-        os.close(self._lock)
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
 
 def _lock(path: Path, wait_s: float) -> int:

@@ -31,8 +31,8 @@ __all__ = ["count_errors", "draw_report", "quality_table", "summary_table", "wri
 
 Report = Mapping[str, Any]
 
-COUNTERS_BOUND_S = 1.0
-"""The promise: every replica counts an event within this time (p99)."""
+FRESHNESS_BOUNDS_S = {"counters": 1.0, "learning": 15.0}
+"""Within which time (p99) every replica counts an event, and answers with what learned from it."""
 
 
 def quality_table(report: Report) -> Table:
@@ -67,7 +67,7 @@ def summary_table(report: Report) -> Table:
 
 
 def count_errors(report: Report) -> list[str]:
-    """The sums that do not add up and the promises that did not hold; empty if all is well."""
+    """What does not add up or must not have happened; empty if all is well. Judges no times."""
     errors: list[str] = []
 
     def expect(is_right: bool, message: str) -> None:
@@ -93,11 +93,6 @@ def count_errors(report: Report) -> list[str]:
         expect(failed == 0, f"requests: {failed} of {total} failed")
     if versions := report.get("versions"):
         expect(versions["published"] > 0, "versions: none was published")
-    if p99_s := report.get("freshness_s", {}).get("counters", {}).get("p99"):
-        expect(
-            p99_s <= COUNTERS_BOUND_S,
-            f"freshness: counters took {p99_s:.2f} s (p99), promised {COUNTERS_BOUND_S:.0f} s",
-        )
     for name, row in report.get("quality", {}).items():
         value = row.get("ndcg_at_10")
         is_share = value is not None and 0.0 <= value <= 1.0
@@ -122,11 +117,12 @@ def _summary(report: Report) -> Iterator[tuple[str, str, str]]:
     if reads := report.get("read_your_writes"):
         measured = f"{reads['violations']:,} violations in {reads['checked']:,} checks"
         yield "read your writes", measured, "0 violations"
-    freshness = report.get("freshness_s", {})
-    for name, promise in (("counters", f"p99 below {COUNTERS_BOUND_S:.0f} s"), ("learning", "")):
-        if times := freshness.get(name):
+    for name, bound_s in FRESHNESS_BOUNDS_S.items():
+        if times := report.get("freshness_s", {}).get(name):
             p50, p99 = (_number(times.get(key), 2) for key in ("p50", "p99"))
-            yield f"{name} freshness", f"p50 {p50} s, p99 {p99} s", promise or "seconds"
+            is_kept = times.get("p99") is not None and times["p99"] <= bound_s
+            promise = f"p99 at most {bound_s:g} s: {'kept' if is_kept else 'missed'}"
+            yield f"{name} freshness", f"p50 {p50} s, p99 {p99} s", promise
     if versions := report.get("versions"):
         measured = ", ".join(f"{key} {value:,}" for key, value in versions.items())
         yield "versions", measured, ""

@@ -56,12 +56,14 @@ class LiveState:
     baselines: Mapping[str, Baseline] = field(default_factory=dict)
 
     def learn(self, fresh: FreshEvents, start: int = 0, stop: int | None = None) -> None:
-        """Count the events [start, stop) of a batch, in order."""
-        stop = len(fresh) if stop is None else stop
-        part = slice(start, stop)
-        self.counters.update(fresh.items_N[part], previous_items(select(fresh.windows, part)))
+        """Count the events [start, stop) of a batch, in order; items not in the catalogue are not.
+
+        Their row is negative, because the catalogue has not given them one.
+        """
+        known = start + np.flatnonzero(fresh.items_N[start:stop] >= 0)
+        self.counters.update(fresh.items_N[known], previous_items(select(fresh.windows, known)))
         for baseline in self.baselines.values():
-            for index in range(start, stop):
+            for index in known.tolist():
                 baseline.update(int(fresh.items_N[index]), _seen_before(fresh, index))
 
 

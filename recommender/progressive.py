@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from recommender.baselines import Baseline, Ease, ItemNeighbours
 from recommender.blend import BLEND, Blend
@@ -44,7 +45,8 @@ DEFAULT_RANKINGS = ("popularity", "rules", FROZEN, LEARNING, BLEND)
 Progress = Callable[[int, int], None]
 
 _BASELINES: Mapping[str, Callable[[int], Baseline]] = {"item_knn": ItemNeighbours, "ease": Ease}
-_NEEDS_NET = frozenset({FROZEN, LEARNING, BLEND})
+_NEED_NET = frozenset({FROZEN, LEARNING, BLEND})
+_NEED_STEPS = frozenset({LEARNING, BLEND})
 _POPULARITY_HALF_LIFE = 10_000.0
 _BLEND_HALF_LIFE = 2_000.0
 _SCORE_EVERY = 5
@@ -62,7 +64,7 @@ class EvaluationSettings(Section):
     """Optimiser and replay."""
     blend: BlendSettings = BlendSettings()
     """Fusion and guard."""
-    round_events: int = 500
+    round_events: int = Field(default=500, ge=1)
     """Events between two updates of the weights."""
 
 
@@ -151,7 +153,13 @@ def evaluate(
     if len(text_VD) != len(dataset.items):
         raise ValueError(f"{len(text_VD)} text vectors for {len(dataset.items)} items")
     evaluation = _Evaluation(
-        dataset, text_VD, settings or EvaluationSettings(), rankings, seed, exclude_seen, cpu_clock
+        dataset,
+        text_VD,
+        settings or EvaluationSettings(),
+        rankings=rankings,
+        seed=seed,
+        exclude_seen=exclude_seen,
+        cpu_clock=cpu_clock,
     )
     num_events = min(len(dataset), max_events or len(dataset))
     evaluation.run(num_events, progress or (lambda _done, _total: None))
@@ -166,6 +174,7 @@ class _Evaluation:
         dataset: Dataset,
         text_VD: NDArray[np.float32],
         settings: EvaluationSettings,
+        *,
         rankings: Collection[str],
         seed: int,
         exclude_seen: bool,
@@ -188,7 +197,7 @@ class _Evaluation:
         )
         self._blend = Blend(settings.blend)
         self._learner: Learner | None = None
-        if _NEEDS_NET & set(rankings):
+        if _NEED_NET & set(rankings):
             model = Recommender(settings.model, text_VD, seed=seed)
             self._learner = Learner(model, settings.training, seed=seed)
         self._frozen: Scorer | None = None
@@ -304,7 +313,7 @@ class _Evaluation:
         return others
 
     def _learn(self, num_fresh: int) -> None:
-        if self._learner is None or self._rankings == (FROZEN,):
+        if self._learner is None or not _NEED_STEPS & set(self._rankings):
             return
         started_s = self._cpu_clock()
         training = self._settings.training

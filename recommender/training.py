@@ -26,6 +26,7 @@ SampleWindows = Callable[[int, np.random.Generator], Windows]
 """Gives that many windows, drawn with that generator."""
 
 _WARMUP_DECAY_TO = 0.2
+_TARGET_SHARE = 0.4  # half of the used positions are trained; windows are about 4/5 full
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
@@ -84,11 +85,9 @@ class Learner:
         return max(1, -(-self.settings.steps_per_500_events * num_fresh // 500))
 
     def warmup_steps(self, num_events: int) -> int:
-        """Steps of the whole warm-up.
-
-        In one epoch each event is a target about once: half of the positions of a window are.
-        """
-        targets_per_step = self.settings.batch_windows * self.model.settings.window / 2
+        """Steps of the whole warm-up; in one epoch each event is a target about once."""
+        targets_per_window = _TARGET_SHARE * self.model.settings.window
+        targets_per_step = self.settings.batch_windows * targets_per_window
         return round(self.settings.warmup_epochs * num_events / targets_per_step)
 
     def warm_up(

@@ -36,6 +36,7 @@ class ItemsPutAnswer(Answer):
     created: int
     updated: int
     unchanged: int
+    pending: int = Field(description="Stored, but BERT has yet to read them")
     num_items: int
     revision: int
 

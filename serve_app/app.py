@@ -42,8 +42,14 @@ def deployment_options(serving: ServingSettings) -> dict[str, Any]:
             "metrics_interval_s": 1.0,
             "look_back_period_s": max(2.0, serving.upscale_delay_s),
         },
+        # JSON, because Serve logs a client's X-Request-ID as it comes.
+        "logging_config": {"encoding": "JSON", "enable_access_log": False},
         "health_check_period_s": 1.0,
         "health_check_timeout_s": 3.0,
         "graceful_shutdown_timeout_s": serving.graceful_shutdown_s,
         "graceful_shutdown_wait_loop_s": 0.5,
     }
+
+
+app = build_app(AppSettings())
+"""The application with every default: `serve build` takes an application and no builder."""

@@ -1,12 +1,14 @@
-"""Small HTML pages, without scripts and without anything from elsewhere."""
+"""Small HTML pages. Nothing on them comes from elsewhere, and no script stands in the markup."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from html import escape
+from importlib import resources
 
-from fastapi.responses import HTMLResponse
+from fastapi.responses import HTMLResponse, Response
 
-from serve_app.problems import ProblemType
+from serve_app.problem_types import ProblemType
 
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
@@ -30,3 +32,21 @@ def html_page(title: str, body: str) -> HTMLResponse:
         f"<body>{body}</body></html>",
         headers={"Content-Security-Policy": CONTENT_SECURITY_POLICY},
     )
+
+
+def console_files() -> Mapping[str, Response]:
+    """The web page that shows the state and tries a recommendation, and its parts, by path."""
+    parts = {
+        "/": ("console.html", "text/html"),
+        "/console.css": ("console.css", "text/css"),
+        "/console.js": ("console.js", "text/javascript"),
+    }
+    folder = resources.files("serve_app")
+    return {
+        path: Response(
+            folder.joinpath(name).read_bytes(),
+            headers={"Content-Security-Policy": CONTENT_SECURITY_POLICY},
+            media_type=media_type,
+        )
+        for path, (name, media_type) in parts.items()
+    }

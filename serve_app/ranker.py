@@ -160,7 +160,10 @@ def _shares(
     eligible_V: NDArray[np.bool_],
     rows_K: NDArray[np.int32],
 ) -> list[dict[str, float]]:
-    """Which part of an item's lift above the average item comes from each component."""
+    """Which part of an item's lift above the average item comes from each component.
+
+    An item that no component lifts is there for want of better: then the weights say it all.
+    """
     names = list(blended.shares)
     lifts_CK = np.array(
         [
@@ -171,8 +174,8 @@ def _shares(
     )
     lifts_CK = np.maximum(lifts_CK, 0.0)
     totals_K = lifts_CK.sum(axis=0)
-    even = 1.0 / len(names)
-    shares_CK = np.where(totals_K > 0, lifts_CK / np.where(totals_K > 0, totals_K, 1.0), even)
+    weights_C1 = np.array([[blended.shares[name]] for name in names])
+    shares_CK = np.where(totals_K > 0, lifts_CK / np.where(totals_K > 0, totals_K, 1.0), weights_C1)
     return [dict(zip(names, column, strict=True)) for column in shares_CK.T.round(4).tolist()]
 
 

@@ -15,9 +15,9 @@ from starlette.exceptions import HTTPException
 from actors.messages import ActorsError
 from serve_app.admission import AdmissionGate, AdmissionLimits
 from serve_app.openapi import describe, document_api
-from serve_app.pages import problem_page
+from serve_app.pages import console_files, problem_page
+from serve_app.problem_types import PROBLEM_TYPES
 from serve_app.problems import (
-    PROBLEM_TYPES,
     Problem,
     problem_of,
     problem_response,
@@ -82,6 +82,7 @@ def build_api(service: RecommenderService) -> FastAPI:
     _add_recommendation_routes(api, service)
     _add_model_routes(api, service)
     _add_state_routes(api, service)
+    _add_pages(api)
     document_api(api)
     return api
 
@@ -173,6 +174,17 @@ def _add_state_routes(api: FastAPI, service: RecommenderService) -> None:
         if not service.follower.is_ready:
             raise Problem("not-ready", "still catching up", headers={"Retry-After": "1"})
         return _json({"status": "ready", **service.provenance(_request_id(request))})
+
+
+def _add_pages(api: FastAPI) -> None:
+    files = console_files()
+
+    @api.get("/", include_in_schema=False)
+    @api.get("/console.css", include_in_schema=False)
+    @api.get("/console.js", include_in_schema=False)
+    async def console(request: Request) -> Response:
+        """The web page that shows the state and tries a recommendation, and its parts."""
+        return files[request.url.path]
 
     @api.get("/problems/{slug}", include_in_schema=False)
     async def problem(slug: str) -> HTMLResponse:

@@ -33,7 +33,7 @@ MAX_TEXT_CHARS = 20_000
 MAX_ATTRIBUTES = 64
 MAX_HISTORY = 1_000
 MAX_RANK_OF = 100
-OLDEST_TIMESTAMP_MS = 946_684_800_000  # 2000-01-01: seconds sent as milliseconds fall below it
+OLDEST_TIMESTAMP_MS = 631_152_000_000  # 1990-01-01: seconds sent as milliseconds are of 1970
 FUTURE_TOLERANCE_MS = 5 * 60 * 1_000
 
 _REFUSED_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Co", "Cn"})
@@ -281,7 +281,7 @@ def _timestamp(value: int, info: ValidationInfo) -> int:
     if not OLDEST_TIMESTAMP_MS <= value <= _limits(info).now_ms + FUTURE_TOLERANCE_MS:
         raise PydanticCustomError(
             "timestamp-range",
-            "Milliseconds expected, from the year 2000 to five minutes ahead of now",
+            "Milliseconds expected, from the year 1990 to five minutes ahead of now",
         )
     return value
 

@@ -6,32 +6,26 @@ HTTP is in `routes`, the Serve deployment in `replica`.
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-
-from actors.messages import AppendResult, Head, Manifest, ShardUnavailable
-from recommender.events import Event, Item, feedback_code
+from actors.messages import AppendResult, Head, Manifest
+from recommender.events import Event, Item
 from recommender.ranking import History
 from serve_app.follower import SnapshotFollower
+from serve_app.history_reading import EMPTY_HISTORY, HistoryReader
 from serve_app.live_state import LiveState
 from serve_app.ports import EventBuffer, ItemCatalog, ItemStatistics, ParameterStore
 from serve_app.problems import Problem
 from serve_app.ranker import Query, Ranking, rank, similar_rows
-from serve_app.schemas import HistoryEntry, RecommendBody
+from serve_app.schemas import RecommendBody
 from serve_app.settings import ServingSettings
 from serve_app.telemetry import ReplicaTelemetry
 
-logger = logging.getLogger(__name__)
-
 Answer = dict[str, Any]
-EMPTY_HISTORY = History(np.zeros(0, np.int32), np.zeros(0, np.int8), np.zeros(0, np.int64))
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +60,12 @@ class RecommenderService:
         self.now_ms = now_ms
         self.replica = replica
         self._clients = clients
+        self._histories = HistoryReader(
+            clients.buffer,
+            state.catalog,
+            timeout_s=settings.history_timeout_s,
+            now_ms=now_ms,
+        )
         self.follower = SnapshotFollower(
             state,
             catalog=clients.catalog,
@@ -106,10 +106,15 @@ class RecommenderService:
         }
 
     async def put_items(self, items: Sequence[Item], request_id: str) -> Answer:
-        """Store items; returns when this replica can recommend them (others follow at once)."""
+        """Store items. Returns when this replica can recommend them; the others follow at once.
+
+        Encoding many texts takes longer than a client waits: `pending` counts the items that are
+        stored but whose vectors are still to come.
+        """
         result = await self._clients.catalog.put(items)
         await self.follower.wait_for_revision(result.revision, timeout_s=1.0)
-        return {**asdict(result), **self.provenance(request_id)}
+        pending = sum(self.state.catalog.row(item.item_id) is None for item in items)
+        return {**asdict(result), "pending": pending, **self.provenance(request_id)}
 
     async def get_item(self, item_id: str, request_id: str) -> Answer:
         """One item; asks the catalogue itself if it is too new to be known here."""
@@ -134,7 +139,12 @@ class RecommenderService:
 
     async def recommend(self, body: RecommendBody, request_id: str) -> Answer:
         """Rank for a user, whose history is read now, or for the history in the request."""
-        history, degraded = await self._history(body)
+        if body.user_id is None:
+            known: History | None = self._histories.of_entries(body.history or [])
+        else:
+            known = await self._histories.of_user(body.user_id)
+        degraded = known is None
+        history = EMPTY_HISTORY if known is None else known
         query = Query(
             k=body.k,
             candidates=body.candidates,
@@ -219,40 +229,6 @@ class RecommenderService:
             best = rank(self.state, EMPTY_HISTORY, Query(k=1)).recommendations
             if not best or not math.isfinite(best[0].score):
                 raise RuntimeError(f"version {self.state.model_version} ranks nothing")
-
-    async def _history(self, body: RecommendBody) -> tuple[History, bool]:
-        if body.user_id is None:
-            return self._given_history(body.history or []), False
-        try:
-            async with asyncio.timeout(self.settings.history_timeout_s):
-                known = await self._clients.buffer.history(body.user_id)
-        except (ShardUnavailable, TimeoutError) as error:
-            logger.warning("history unavailable error=%r", error)
-            return EMPTY_HISTORY, True
-        return self._history_of(known.item_ids, known.feedback, known.timestamps_ms), False
-
-    def _given_history(self, entries: Sequence[HistoryEntry]) -> History:
-        """An entry without a time is taken to follow on the one before it at once."""
-        times_ms: list[int] = []
-        for entry in entries:
-            before_ms = times_ms[-1] if times_ms else self.now_ms()
-            times_ms.append(before_ms if entry.timestamp_ms is None else entry.timestamp_ms)
-        return self._history_of(
-            [entry.item_id for entry in entries],
-            [feedback_code(entry.event_type, entry.value) for entry in entries],
-            times_ms,
-        )
-
-    def _history_of(self, item_ids: Sequence[str], feedback: Any, timestamps_ms: Any) -> History:
-        """Items that the catalogue does not have say nothing and cannot be recommended."""
-        rows = [self.state.catalog.row(item_id) for item_id in item_ids]
-        rows_H = np.array([-1 if row is None else row for row in rows], np.int32)
-        known_H = rows_H >= 0
-        return History(
-            rows_H=rows_H[known_H],
-            feedback_H=np.asarray(feedback, np.int8)[known_H],
-            timestamps_ms_H=np.asarray(timestamps_ms, np.int64)[known_H],
-        )
 
     def _recommendation(self, ranking: Ranking, history: History, degraded: bool) -> Answer:
         answer: Answer = {

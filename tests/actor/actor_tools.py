@@ -47,5 +47,5 @@ def kill_process(actor: Any) -> None:
 async def wait_until(condition: Callable[[], Awaitable[bool]], timeout_s: float) -> None:
     """Wait for a condition, not for time; `TimeoutError` when the time is over."""
     async with asyncio.timeout(timeout_s):
-        while not await condition():
+        while not await condition():  # noqa: ASYNC110 - it is another process that changes
             await asyncio.sleep(0.02)

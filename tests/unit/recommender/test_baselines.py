@@ -37,11 +37,11 @@ def test_neighbours_of_nothing_are_nothing() -> None:
 
 def test_a_repeat_is_no_second_user() -> None:
     baseline, once = ItemNeighbours(2), ItemNeighbours(2)
-    for each, seen in ((baseline, rows(0, 1)), (once, None)):
+    for each, num_repeats in ((baseline, 2), (once, 0)):
         each.update(0, rows())
         each.update(1, rows(0))
-        if seen is not None:
-            each.update(1, seen)
+        for _ in range(num_repeats):
+            each.update(1, rows(0, 1))
     np.testing.assert_array_equal(baseline.scores(rows(0)), once.scores(rows(0)))
 
 

@@ -112,19 +112,19 @@ def test_the_guard_serves_a_component_that_beats_the_blend_for_certain() -> None
         for _ in range(num_events):
             target, wrong = rng.choice(50, 2, replace=False)
             # The bad component is as sure as the good one, so the blend is level at best.
-            components = {"net": peak(target), "content": peak(wrong)}
+            components = {"net": peak(wrong), "content": peak(target)}
             blend.observe(components, ALL, int(target), 0)
 
     observe(49)
     assert blend.scores({"net": peak(1), "content": peak(2)}, ALL, 0).served == BLEND
     observe(1)
     answer = blend.scores({"net": peak(1), "content": peak(2)}, ALL, 0)
-    assert answer.served == "net"
-    assert answer.shares == {"net": 1.0}
-    assert answer.scores_V[1] > answer.scores_V[2]
+    assert answer.served == "content"
+    assert answer.shares == {"content": 1.0}
+    assert answer.scores_V[2] > answer.scores_V[1]
     elsewhere = blend.scores({"net": peak(1), "content": peak(2)}, ALL, 30)
     assert elsewhere.served == BLEND
-    absent = blend.scores({"content": peak(2)}, ALL, 0)
+    absent = blend.scores({"net": peak(1)}, ALL, 0)
     assert absent.served == BLEND
 
 

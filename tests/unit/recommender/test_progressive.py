@@ -143,6 +143,15 @@ def test_an_item_outside_the_catalogue_is_skipped() -> None:
     assert scored.ranks == {}
 
 
+def test_an_item_without_a_row_is_neither_scored_nor_counted() -> None:
+    fresh = memory_of([0, 0, 1], [3, -1, 4]).fresh(-1, 10)
+    live = LiveState(Counters([10.0], NUM_ITEMS), {"item_knn": ItemNeighbours(NUM_ITEMS)})
+    scored = score(fresh, live, Blend(BlendSettings()))
+    assert scored.indices_K.tolist() == [0, 2]
+    assert scored.num_skipped == 1
+    assert live.counters.num_events == 2
+
+
 def test_every_fifth_event_of_the_second_half_is_scored_and_three_quarters_reported() -> None:
     report = run(dataset_of(400), ["popularity"])
     events = report.events

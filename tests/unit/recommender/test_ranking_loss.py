@@ -53,6 +53,13 @@ def test_the_loss_is_the_cross_entropy_worked_by_hand() -> None:
     assert loss.item() == pytest.approx(-np.log(np.e**2 / (1 + np.e**2 + np.e)))
 
 
+def test_a_rarely_drawn_candidate_stands_for_those_that_were_not_drawn() -> None:
+    rare = Candidates(np.array([1, 2]), np.log(np.array([0.25, 0.5], np.float32)))
+    targets = draw_targets(windows_of([2]), rare, 8, np.random.default_rng(0), CPU)
+    loss = masked_softmax_loss(torch.ones(1, 1), torch.zeros(8, 1), targets)
+    assert loss.item() == pytest.approx(np.log(1 + 4))  # the target counts once, item 1 four times
+
+
 def test_items_nobody_touched_are_not_trained_down() -> None:
     gradient_V = item_gradient(windows_of([2]), touched=[1, 2, 5])
     assert gradient_V[[0, 3, 4, 6, 7]].abs().max() == 0

@@ -77,8 +77,9 @@ def test_fresh_events_say_what_was_known_when_each_came_in(
 
 
 def test_gaps_are_to_the_item_before_even_where_that_is_not_shown() -> None:
-    memory = memory_of([(0, 0), (0, 1), (0, 5), (0, 5), (0, 1_000)], window=2)
+    memory = memory_of([(0, 100), (0, 101), (0, 105), (0, 105), (0, 1_100)], window=2)
     windows = memory.fresh(-1, 5).windows
+    assert windows.gaps_BT[0].tolist() == [0, 0, 0]
     assert windows.gaps_BT[1].tolist() == [0, gap_code(1), 0]
     assert windows.gaps_BT[4].tolist() == [gap_code(4), 0, gap_code(995)]
 

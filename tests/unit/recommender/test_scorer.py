@@ -5,7 +5,7 @@ from dataclasses import fields
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -59,6 +59,7 @@ def scorer() -> Scorer:
     return Scorer.from_state(STATE, SETTINGS)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 6), min_size=1, max_size=5), st.integers(0, 1_000))
 def test_the_scorer_agrees_with_the_transformers_model(lengths: list[int], seed: int) -> None:
     windows = random_windows(lengths, seed=seed)
@@ -70,12 +71,12 @@ def test_the_scorer_agrees_with_the_transformers_model(lengths: list[int], seed:
 
 
 def test_it_agrees_at_the_default_size_too() -> None:
-    settings = ModelSettings()
-    model = Recommender(settings, texts(), seed=3).eval().requires_grad_(False)
-    model.output.weight += torch.eye(settings.dim)
+    default = ModelSettings()
+    model = Recommender(default, texts(), seed=3).eval().requires_grad_(False)
+    model.output.weight += torch.eye(default.dim)
     popularity_MV = np.ones((4, NUM_ITEMS), np.float32)
     windows = random_windows([51, 0, 50, 7], num_columns=51)
-    scores_BV = Scorer.from_state(model.export_state(), settings).net_scores(windows, popularity_MV)
+    scores_BV = Scorer.from_state(model.export_state(), default).net_scores(windows, popularity_MV)
     with torch.inference_mode():
         expected_BV = model.scores(windows, popularity_MV).numpy()
     np.testing.assert_allclose(scores_BV, expected_BV, atol=1e-4)

@@ -264,8 +264,8 @@ class FakeActors:
         self.catalog.revisions.append(self.catalog.revision + 1)
         await self.catalog.notify()
 
-    def all(self) -> list[FakeActor]:
-        return [self.buffer, self.catalog, self.statistics, self.store]
+    def followed(self) -> list[FakeActor]:
+        return [self.catalog, self.statistics, self.store]
 
 
 def film(number: int) -> Item:

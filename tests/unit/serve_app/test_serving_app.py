@@ -6,8 +6,9 @@ import inspect
 
 import pytest
 from pydantic import ValidationError
+from ray.serve import Application
 
-from serve_app.app import build_app, deployment_options
+from serve_app.app import app, build_app, deployment_options
 from serve_app.settings import AppSettings, ServingSettings
 
 
@@ -30,8 +31,8 @@ def test_serve_sees_the_type_of_the_arguments() -> None:
     assert parameter.annotation is AppSettings, "Serve converts only to a class, not to its name"
 
 
-def test_an_application_is_built_without_a_cluster() -> None:
-    assert build_app(AppSettings()) is not None
+def test_serve_build_finds_an_application_to_write_a_config_from() -> None:
+    assert isinstance(app, Application)
 
 
 def test_the_replica_refuses_before_serve_does() -> None:

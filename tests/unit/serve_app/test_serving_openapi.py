@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from serving_fakes import NOW_MS, FakeActors, service_over
 
-from serve_app.openapi import OPERATIONS
-from serve_app.problems import PROBLEM_TYPES
+from serve_app.operations import OPERATIONS
+from serve_app.problem_types import PROBLEM_TYPES
 from serve_app.routes import build_api
 from serve_app.schemas import RequestLimits, validate_body
 

@@ -87,12 +87,23 @@ async def test_an_item_with_text_and_no_click_is_recommended_at_once(actors: Fak
         await actors.store.publish(actors.catalog)
         await eventually(lambda: service.state.model_version == 1)
         put = await client.put("/v1/items", json={"item_id": "new", "text": "A comedy, new"})
-        assert put.json()["created"] == 1
+        assert (put.json()["created"], put.json()["pending"]) == (1, 0)
         only_new = await _recommend(client, user_id="anna", candidates=["new"])
         assert _ids(only_new) == ["new"]
         likes = [{"item_id": f"film-{number}"} for number in (0, 2, 4)]
         ranks = await _recommend(client, history=likes, rank_of=["new"])
         assert ranks["ranks"]["new"]["content"] <= 4.0, "comedies are near to a user of comedies"
+
+
+async def test_an_item_nobody_clicked_is_less_popular_than_any_that_was(
+    actors: FakeActors,
+) -> None:
+    await actors.statistics.count(*range(12))
+    async with replica(actors) as (_, client):
+        await client.put("/v1/items", json={"item_id": "new", "text": "A comedy, new"})
+        answer = await _recommend(client, user_id="x", rank_of=["new", "film-0"])
+        assert answer["ranks"]["film-0"]["popularity"] == 12.0, "clicked longest ago"
+        assert answer["ranks"]["new"]["popularity"] == 13.0
 
 
 async def test_seen_items_are_left_out_unless_asked_for(actors: FakeActors) -> None:

@@ -35,7 +35,7 @@ async def test_a_failing_actor_leaves_the_last_good_state(
         await eventually(
             lambda: service.state.model_version == 1 and service.state.counters_sequence == 1
         )
-        for actor in (actors.catalog, actors.statistics, actors.store):
+        for actor in actors.followed():
             actor.error = error
             await actor.notify()
         # What the tasks were waiting for answers once more; the next attempts fail.
@@ -48,7 +48,7 @@ async def test_a_failing_actor_leaves_the_last_good_state(
         assert answer["counters_behind"]
         assert service.follower.is_alive
         assert (await client.get("/healthz")).status_code == 200
-        for actor in actors.all():
+        for actor in actors.followed():
             actor.error = None
         await eventually(lambda: not service.follower.counters_behind)
         await actors.store.publish(actors.catalog)

@@ -13,9 +13,7 @@ from hypothesis import strategies as st
 
 from serve_app.strict_json import MAX_DEPTH, MAX_INTEGER, JsonRefused, read_json
 
-_TEXT = st.text(
-    st.characters(blacklist_categories=("Cs",), blacklist_characters="\x00"), max_size=20
-)
+_TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), max_size=20)
 _VALUES = st.recursive(
     st.none()
     | st.booleans()

@@ -1,0 +1,205 @@
+from contextlib import suppress
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from storage_fakes import FailingFsync, event
+
+from actors.event_log import EventLog, event_batch
+from actors.messages import CorruptStorage, StorageError
+
+
+def log_of(folder: Path, segment_bytes: int = 1 << 20) -> EventLog:
+    return EventLog(folder, segment_bytes=segment_bytes)
+
+
+def fill(log: EventLog, num_batches: int, size: int = 10) -> None:
+    for _ in range(num_batches):
+        first = log.next_offset
+        log.append(event_batch([event(n) for n in range(first, first + size)]), 5_000 + first)
+
+
+def ids(log: EventLog, first_offset: int = 0) -> list[str]:
+    return [i for batch in log.read(first_offset) for i in batch.column("event_id").to_pylist()]
+
+
+def expected(first: int, stop: int) -> list[str]:
+    return [f"e-{n}" for n in range(first, stop)]
+
+
+def compact_all(log: EventLog) -> int:
+    segments = log.compactable()
+    for segment in segments:
+        log.compact(segment)
+    return len(segments)
+
+
+def test_appended_events_are_there_when_the_log_is_opened_again(tmp_path: Path) -> None:
+    log = log_of(tmp_path)
+    fill(log, 3)
+    log.close()
+    again = log_of(tmp_path)
+    assert ids(again) == expected(0, 30)
+    fill(again, 1)
+    assert ids(again) == expected(0, 40)
+    row = next(again.read(25)).to_pylist()[0]
+    assert row == {
+        "event_id": "e-25",
+        "user_id": "u",
+        "item_id": "i-4",
+        "event_type": "click",
+        "value": 1.0,
+        "timestamp_ms": 25_000,
+        "request_id": "r-25",
+        "offset": 25,
+        "acknowledged_ms": 5_020,
+    }
+
+
+def test_reading_may_start_anywhere_in_open_and_closed_segments(tmp_path: Path) -> None:
+    log = log_of(tmp_path, segment_bytes=4_096)
+    fill(log, 12)
+    assert compact_all(log) > 1
+    fill(log, 1)
+    for first in range(131):
+        assert ids(log, first) == expected(first, 130)
+
+
+def test_compaction_keeps_every_event_and_pandas_reads_the_folder(tmp_path: Path) -> None:
+    log = log_of(tmp_path, segment_bytes=4_096)
+    fill(log, 12)
+    log.close()
+    log = log_of(tmp_path, segment_bytes=4_096)
+    num_compacted = compact_all(log)
+    assert len(list((tmp_path / "open").iterdir())) == 1
+    assert len(list((tmp_path / "closed").iterdir())) == num_compacted
+    log.close()
+    assert ids(log_of(tmp_path)) == expected(0, 120)
+    frame = pd.read_parquet(tmp_path / "closed")
+    assert frame["event_id"].tolist() == expected(0, len(frame))
+    assert frame["offset"].tolist() == list(range(len(frame)))
+
+
+@pytest.mark.parametrize("step", range(8))
+def test_a_compaction_cut_short_at_any_step_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    log = log_of(tmp_path, segment_bytes=4_096)
+    fill(log, 8)
+    fsync = FailingFsync(monkeypatch)
+
+    def die(descriptor: int) -> None:
+        if fsync.num_calls == step:
+            raise KeyboardInterrupt
+        fsync(descriptor)
+
+    monkeypatch.setattr("os.fsync", die)
+    with suppress(KeyboardInterrupt):
+        compact_all(log)
+    monkeypatch.undo()
+    log.close()
+    again = log_of(tmp_path)
+    assert ids(again) == expected(0, 80)
+    compact_all(again)
+    assert ids(again) == expected(0, 80)
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_a_failed_fsync_accepts_nothing_and_the_next_append_has_the_same_offsets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = log_of(tmp_path)
+    fill(log, 2)
+    fsync = FailingFsync(monkeypatch)
+    fsync.fail_next = 1
+    with pytest.raises(StorageError):
+        fill(log, 1)
+    assert log.next_offset == 20
+    fill(log, 1)
+    assert ids(log) == expected(0, 30)
+    assert len(list((tmp_path / "open").iterdir())) == 2, "the failed segment is left alone"
+    log.close()
+    assert ids(log_of(tmp_path)) == expected(0, 30)
+
+
+def test_a_write_that_cannot_be_taken_back_closes_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = log_of(tmp_path)
+    fill(log, 1)
+    fsync = FailingFsync(monkeypatch)
+    fsync.fail_next = 2
+    with pytest.raises(StorageError):
+        fill(log, 1)
+    num_calls = fsync.num_calls
+    with pytest.raises(StorageError, match="restart"):
+        fill(log, 1)
+    assert "taken back" in log.failure
+    assert fsync.num_calls == num_calls, "nothing is fsynced after that"
+
+
+def test_a_torn_tail_is_cut_and_counted(tmp_path: Path) -> None:
+    log = log_of(tmp_path)
+    fill(log, 3)
+    log.close()
+    [path] = (tmp_path / "open").iterdir()
+    size = path.stat().st_size
+    path.write_bytes(path.read_bytes()[:-100])
+    again = log_of(tmp_path)
+    assert ids(again) == expected(0, 20)
+    assert again.cut_bytes + path.stat().st_size == size - 100
+    fill(again, 1)
+    again.close()
+    assert ids(log_of(tmp_path)) == expected(0, 30)
+
+
+def test_a_torn_tail_before_another_segment_is_damage(tmp_path: Path) -> None:
+    log = log_of(tmp_path, segment_bytes=4_096)
+    fill(log, 8)
+    log.close()
+    first = min((tmp_path / "open").iterdir())
+    data = first.read_bytes()
+    first.write_bytes(data[:-100])
+    with pytest.raises(CorruptStorage, match=first.name):
+        log_of(tmp_path)
+    assert first.stat().st_size == len(data) - 100, "damage is left as it is"
+
+
+@pytest.mark.parametrize("folder", ["open", "closed", "manifests"])
+def test_a_missing_file_is_noticed(tmp_path: Path, folder: str) -> None:
+    log = log_of(tmp_path, segment_bytes=4_096)
+    fill(log, 10)
+    compact_all(log)
+    log.close()
+    log_of(tmp_path, segment_bytes=4_096).close()
+    max((tmp_path / folder).iterdir()).unlink()
+    with pytest.raises(CorruptStorage):
+        log_of(tmp_path)
+
+
+def test_a_flipped_bit_in_parquet_is_noticed(tmp_path: Path) -> None:
+    log = log_of(tmp_path, segment_bytes=4_096)
+    fill(log, 10)
+    compact_all(log)
+    path = min((tmp_path / "closed").iterdir())
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(CorruptStorage, match=path.name):
+        ids(log)
+
+
+def test_a_process_that_lost_the_folder_appends_nothing(tmp_path: Path) -> None:
+    def lost() -> None:
+        raise StorageError("claimed by another process")
+
+    log = EventLog(tmp_path, segment_bytes=4_096, check_is_ours=lost)
+    with pytest.raises(StorageError, match="claimed"):
+        fill(log, 1)
+    assert log.next_offset == 0
+
+
+@pytest.mark.parametrize("text", ["\ud800", "a\udfffb"])
+def test_a_lone_surrogate_is_refused_before_it_comes_near_the_log(text: str) -> None:
+    with pytest.raises(ValueError, match="surrogates"):
+        event_batch([event(1), event(2, user=text)])
