@@ -103,6 +103,8 @@ class EventBuffer:
 
     async def recover(self) -> ShardStatus:
         """Try again to open a shard that failed to; does nothing to one that is well."""
+        if self._compacting:
+            await self._compacting  # it works on the folder that may be given back
         if self._opening.state()[0] == "failed":
             self._release()
             self._opening.again()
@@ -307,7 +309,7 @@ class EventBuffer:
 
     def _compact_if_due(self, log: EventLog) -> None:
         is_running = self._compacting is not None and not self._compacting.done()
-        if not is_running and log.compactable():
+        if not is_running and not log.failure and log.compactable():
             self._compacting = asyncio.create_task(self._compact(log))
 
     async def _compact(self, log: EventLog) -> None:

@@ -49,7 +49,7 @@ class LogReplay:
             scratch = self._scratch = self._new_scratch()
             self._slices = self._read(0)
         # Never past what the memory has taken in: those events have no codes yet.
-        limit = min(limit, self._recent_window - _SLICE_EVENTS)
+        limit = min(limit, self._recent_window)
         stop = min(after_offset + 1 + limit, self._memory.replay.next_offset)
         while scratch.next_offset < stop:
             batch = next(self._slices, None)
@@ -66,7 +66,7 @@ class LogReplay:
         return ReplayMemory(
             window=self._window,
             history_length=self._history_length,
-            recent_window=self._recent_window,
+            recent_window=self._recent_window + _SLICE_EVENTS,
             reservoir_size=0,
         )
 

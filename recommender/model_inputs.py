@@ -62,7 +62,7 @@ def popularity_features(popularity_MV: NDArray[np.float32], num_items: int) -> N
     if missing:
         counts_MV = np.pad(counts_MV, ((0, 0), (0, missing)))
     logs_MV: NDArray[np.float32] = np.log(counts_MV + np.float32(POPULARITY_FLOOR))
-    logs_MV -= logs_MV.mean(axis=1, keepdims=True)
+    logs_MV -= logs_MV.sum(axis=1, keepdims=True) / max(1, num_items)
     return logs_MV
 
 

@@ -34,7 +34,7 @@ from recommender.replay import ReplayMemory
 from recommender.scorer import Scorer
 from recommender.settings import BlendSettings, ModelSettings, Section, TrainingSettings
 from recommender.training import Learner
-from recommender.windows import FreshEvents, concatenate
+from recommender.windows import FreshEvents, concatenate, select
 
 FROZEN = "frozen"
 RANKINGS = ("popularity", "rules", "item_knn", "ease", FROZEN, LEARNING, BLEND)
@@ -319,17 +319,19 @@ class _Evaluation:
         training = self._settings.training
         popularity_MV = self._live.counters.popularity()
         touched_V = self._live.counters.touched()
-        for _ in range(self._learner.online_steps(num_fresh)):
-            newest = self._memory.latest_windows(
-                training.fresh_windows, self._memory.next_offset - 1 - num_fresh
-            )
+        num_steps = self._learner.online_steps(num_fresh)
+        newest = self._memory.latest_windows(
+            training.fresh_windows * num_steps, self._memory.next_offset - 1 - num_fresh
+        )
+        # Dealt out over the steps, for the same windows at every step would be overfitted.
+        for rows in np.array_split(self._sampling.permutation(len(newest)), num_steps):
             older = self._memory.sample(
-                training.batch_windows - len(newest),
+                training.batch_windows - len(rows),
                 "recency",
                 training.replay_half_life,
                 self._sampling,
             )
-            self._learner.step(concatenate([newest, older]), popularity_MV, touched_V)
+            self._learner.step(concatenate([select(newest, rows), older]), popularity_MV, touched_V)
         self._learn_cpu_s += self._cpu_clock() - started_s
 
 

@@ -18,6 +18,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from recommender.model import Recommender, TrainingBatch
 from recommender.model_inputs import popularity_features
+from recommender.optimizer_state import MOMENTS, give_moments, moments_of
 from recommender.ranking_loss import draw_candidates, draw_targets
 from recommender.settings import TrainingSettings
 from recommender.windows import Windows
@@ -27,7 +28,6 @@ SampleWindows = Callable[[int, np.random.Generator], Windows]
 
 _WARMUP_DECAY_TO = 0.2
 _TARGET_SHARE = 0.4  # half of the used positions are trained; windows are about 4/5 full
-_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
 class Learner:
@@ -156,7 +156,7 @@ class Learner:
 
     def grow(self, text_VD: NDArray[np.float32]) -> None:
         """Append items to the catalogue; what was learned of the others stays, moments included."""
-        moments = self._moments()
+        moments = moments_of(self._optimizer, self.model)
         self.model.grow(text_VD)
         self.average.grow(text_VD)
         self.average.requires_grad_(False)
@@ -175,7 +175,7 @@ class Learner:
         """Everything a learner with the same settings needs to go on exactly like this one."""
         tensors = {f"raw.{name}": value for name, value in self.model.state_dict().items()}
         tensors |= {f"average.{name}": value for name, value in self.average.named_parameters()}
-        for name, moments in self._moments().items():
+        for name, moments in moments_of(self._optimizer, self.model).items():
             tensors |= {f"{moment}.{name}": value for moment, value in moments.items()}
         arrays = {name: value.detach().cpu().numpy().copy() for name, value in tensors.items()}
         return arrays | {"step_count": np.array(self.step_count), "seed": np.array(self.seed)}
@@ -191,9 +191,9 @@ class Learner:
             model.resize(len(raw["text_VD"]))
             model.load_state_dict(raw | own)
         self.average.requires_grad_(False)
-        by_moment = {moment: _tensors(state, f"{moment}.") for moment in _MOMENTS}
+        by_moment = {moment: _tensors(state, f"{moment}.") for moment in MOMENTS}
         names = by_moment["step"]
-        self._rebuild({n: {m: by_moment[m][n] for m in _MOMENTS} for n in names})
+        self._rebuild({n: {m: by_moment[m][n] for m in MOMENTS} for n in names})
         self.step_count = int(state["step_count"])
         self.seed = int(state["seed"])
 
@@ -201,20 +201,7 @@ class Learner:
         """A new optimiser and wrapper over the model's present parameters; new rows start at 0."""
         self._loss_module = self._wrapped()
         self._optimizer = self._new_optimizer()
-        for name, parameter in self.model.named_parameters():
-            if name in moments:
-                self._optimizer.state[parameter] = {
-                    moment: _padded(value, parameter).to(self.device)
-                    for moment, value in moments[name].items()
-                }
-
-    def _moments(self) -> dict[str, dict[str, Tensor]]:
-        """Optimiser state by parameter name; nothing before the first step."""
-        return {
-            name: dict(self._optimizer.state[parameter])
-            for name, parameter in self.model.named_parameters()
-            if parameter in self._optimizer.state
-        }
+        give_moments(self._optimizer, self.model, moments)
 
     def _wrapped(self) -> nn.Module:
         # The old wrapper's gradient hooks must be gone before a new one puts its own.
@@ -298,12 +285,3 @@ def _tensors(state: Mapping[str, NDArray[Any]], prefix: str) -> dict[str, Tensor
         for name, value in state.items()
         if name.startswith(prefix)
     }
-
-
-def _padded(value: Tensor, parameter: Tensor) -> Tensor:
-    """An optimiser moment with zero rows appended until it fits its parameter."""
-    if value.ndim == 0 or len(value) == len(parameter):
-        return value
-    padded = value.new_zeros(parameter.shape)
-    padded[: len(value)] = value
-    return padded

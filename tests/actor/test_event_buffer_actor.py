@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import signal
 import time
 from collections import Counter
@@ -71,10 +72,13 @@ async def test_acknowledged_events_survive_kills_and_count_once(
                     await asyncio.sleep(0.05)
             acknowledged.update(e.event_id for e in events)
 
+    async def has_passed(mark: int) -> bool:
+        return len(acknowledged) > mark
+
     async def kill() -> None:
         nonlocal kills
         for mark in (300, 1_200):
-            await wait_until(lambda mark=mark: holds(len(acknowledged) > mark), 20)
+            await wait_until(functools.partial(has_passed, mark), 20)
             await asyncio.to_thread(kill_process, shard)
             kills += 1
 
@@ -153,7 +157,3 @@ async def test_a_typed_error_crosses_the_process_border(
     await wait_until(lambda: is_ready(client), 20)
     with pytest.raises(BufferFull, match="bound of 1"):
         await client.append([event(1), event(2)])
-
-
-async def holds(condition: bool) -> bool:
-    return condition

@@ -11,7 +11,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from actors import opening
 from recommender.events import Event
+
+
+def fast_and_patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No unit test pulls the plug, so the page cache is disk enough; slow machines may be slow."""
+    monkeypatch.setattr(os, "fsync", os.fstat)
+    monkeypatch.setattr(opening, "_WAIT_S", 30.0)
 
 
 class FailingFsync:

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from storage_fakes import FailingFsync, LengthEncoder
+from storage_fakes import FailingFsync, LengthEncoder, fast_and_patient
 
 from actors import item_catalog
 from actors.item_catalog import Encoder, ItemCatalog
@@ -16,7 +16,8 @@ Open = Callable[..., ItemCatalog]
 
 
 @pytest.fixture
-async def open_catalog(tmp_path: Path) -> AsyncIterator[Open]:
+async def open_catalog(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Open]:
+    fast_and_patient(monkeypatch)
     opened: list[ItemCatalog] = []
 
     def open_it(encoder: Encoder | None = None) -> ItemCatalog:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from storage_fakes import FailingFsync
+from storage_fakes import FailingFsync, fast_and_patient
 
 from actors.messages import Manifest, StorageError, UnknownVersion, VersionInfo, VersionRefused
 from actors.parameter_store import ParameterStore
@@ -15,7 +15,8 @@ Open = Callable[[], ParameterStore]
 
 
 @pytest.fixture
-async def open_store(tmp_path: Path) -> AsyncIterator[Open]:
+async def open_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Open]:
+    fast_and_patient(monkeypatch)
     opened: list[ParameterStore] = []
 
     def open_it() -> ParameterStore:

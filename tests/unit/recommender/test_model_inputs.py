@@ -20,6 +20,10 @@ def test_items_the_counters_do_not_know_yet_count_zero() -> None:
     )
 
 
+def test_an_empty_catalogue_has_no_popularity() -> None:
+    assert popularity_features(np.zeros((2, 0), np.float32), 0).shape == (2, 0)
+
+
 def test_counts_of_items_the_model_does_not_have_are_left_out() -> None:
     counts_MV = np.array([[3.0, 1.0, 9.0]], np.float32)
     np.testing.assert_array_equal(

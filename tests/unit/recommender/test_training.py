@@ -146,9 +146,11 @@ def test_one_step_moves_the_average_by_one_hundredth() -> None:
         expected = 0.99 * before[f"average.{name}"] + 0.01 * after[f"raw.{name}"]
         np.testing.assert_allclose(after[f"average.{name}"], expected, atol=1e-7)
         assert not np.array_equal(after[f"raw.{name}"], before[f"raw.{name}"])
+    np.testing.assert_array_equal(learner.ema_state()["item_bias"], after["average.bias_V"])
 
 
 def test_training_leaves_the_global_generator_alone() -> None:
+    torch.manual_seed(99)
     before = torch.random.get_rng_state()
     take_steps(new_learner(), 1, seed=0)
     assert torch.equal(torch.random.get_rng_state(), before)

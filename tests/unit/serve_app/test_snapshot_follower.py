@@ -100,7 +100,9 @@ async def test_a_version_from_before_the_newest_items_ranks_them_too(actors: Fak
     await actors.store.publish(actors.catalog)
     await actors.catalog.put([film(6), film(7)])
     async with replica(actors) as (service, client):
-        await eventually(lambda: service.state.model_version == 1)
+        await eventually(lambda: service.state.model is not None)
+        assert service.state.model is not None
+        assert service.state.model.scorer.num_items == 8
         answer = await client.post(
             "/v1/recommend", json={"user_id": "x", "rank_of": ["film-7"], "k": 20}
         )

@@ -1,0 +1,58 @@
+# `make demo` and `make test` do all their own set-up: they need Python 3.11+, pip and make.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+DATA ?=
+RATE ?= 250
+OUT ?= demo-out
+RHEOS_DATA_DIR ?= ../shared/data
+export RHEOS_DATA_DIR
+
+.PHONY: help demo test check unit actor e2e chaos up down bench setup clean
+
+help: ## Show what can be made
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
+
+setup: $(READY) ## Make .venv with the tested versions
+
+$(READY): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' -c constraints.txt
+	touch $(READY)
+
+demo: $(READY) ## The main job: make demo [DATA=folder or name] [RATE=events/s] [OUT=folder]
+	$(BIN)/rheos demo $(if $(DATA),--data '$(DATA)') --rate $(RATE) --out '$(OUT)'
+
+test: check e2e chaos ## Everything CI runs
+
+check: $(READY) ## Lint, types, imports, unit and actor tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest tests/unit tests/actor
+
+unit: $(READY) ## Unit tests only
+	$(BIN)/pytest tests/unit
+
+actor: $(READY) ## Tests of the actors on a local Ray
+	$(BIN)/pytest tests/actor
+
+e2e: $(READY) ## Tests of the whole system over HTTP
+	$(BIN)/pytest tests/e2e
+
+chaos: $(READY) ## Tests that kill processes
+	$(BIN)/pytest tests/chaos
+
+up: $(READY) ## Start a local system and leave it running
+	$(BIN)/rheos up
+
+down: $(READY) ## Stop it
+	$(BIN)/rheos down
+
+bench: $(READY) ## Quality of every ranking on a stream: make bench DATA=folder
+	$(BIN)/python -m benchmarks.quality $(if $(DATA),--data '$(DATA)')
+
+clean: ## Remove the virtual environment and what tools left
+	rm -rf $(VENV) *.egg-info build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,105 @@
+"""Start, stop, start again; and the errors that a start must give."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from live_system import LiveSystem, simulated_stream, wait_until
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
+
+
+def test_a_stopped_system_comes_back_as_it_was(tmp_path: Path) -> None:
+    system = LiveSystem(tmp_path, min_replicas=1)
+    try:
+        system.up()
+        dataset = system.ingest_simulated()
+        system.wait_for_version(1)
+        system.rheos("down")
+        assert system.processes() == []
+        system.up("--no-train")
+        model = wait_until(
+            lambda: (m := system.model())["model_version"] >= 1 and m, 30.0, "the head is back"
+        )
+        assert model["head"]["version"] == model["model_version"]
+        assert sum(offset + 1 for offset in model["trained_through"]) == len(dataset)
+        counted = wait_until(
+            lambda: (m := system.model())["counted_events"] == len(dataset) and m,
+            30.0,
+            "all events counted again",
+        )
+        assert sum(offset + 1 for offset in counted["counters_through"]) == len(dataset)
+        for user in range(5):
+            expected = int((dataset.users_N == user).sum())
+            assert system.recommend(dataset.user_ids[user])["history_length"] == expected
+        events = list(dataset.events(0, 100))
+        for event in events:
+            assert event.event_id
+        again = system.request("POST", "/v1/events", _batch(events), expect=202)
+        assert (again["accepted"], again["duplicates"]) == (0, 100)
+    finally:
+        system.down()
+    assert system.processes() == []
+
+
+def test_a_second_start_on_the_same_folder_is_refused(system: LiveSystem) -> None:
+    done = system.rheos("up")
+    assert done.returncode == 2
+    assert "already runs" in done.stderr
+    assert "rheos down" in done.stderr
+    assert system.model()["model_version"] >= 1
+
+
+def test_a_port_in_use_is_named_and_nothing_is_left_running(tmp_path: Path) -> None:
+    other = LiveSystem(tmp_path)
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", other.port))
+        listener.listen()
+        done = other.rheos("up")
+    assert done.returncode == 2
+    assert f"port {other.port} is held by pid" in done.stderr
+    assert other.processes() == []
+
+
+@pytest.mark.parametrize("seconds", [2.0, 9.0, 16.0])
+def test_ctrl_c_leaves_no_process(tmp_path: Path, seconds: float) -> None:
+    other = LiveSystem(tmp_path)
+    process = subprocess.Popen(
+        other.command("demo"), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    time.sleep(seconds)  # a moment, whichever phase it falls in, is what is tested
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60.0)
+    assert process.returncode == 130, output
+    assert other.processes() == []
+
+
+def test_a_refused_setting_names_the_key_and_the_bound(tmp_path: Path) -> None:
+    config = tmp_path / "bad.toml"
+    config.write_text("[buffer]\nnum_shards = 0\nshards = 3\n")
+    done = subprocess.run(
+        [*LiveSystem(tmp_path).command("up")[:4], "--config", str(config)],
+        capture_output=True,
+        text=True,
+        timeout=30.0,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "buffer.num_shards" in done.stderr
+    assert "buffer.shards" in done.stderr
+
+
+def test_simulated_streams_are_the_same_every_time() -> None:
+    first, second = simulated_stream(), simulated_stream()
+    assert list(first.events()) == list(second.events())
+
+
+def _batch(events: list) -> dict:  # type: ignore[type-arg]
+    from cluster.http_client import event_body
+
+    return {"events": [event_body(event) for event in events]}
