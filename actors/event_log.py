@@ -18,22 +18,18 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from actors.checked_segment import SegmentContents, SegmentWriter, read_segment
 from actors.durable_files import (
-    TEMPORARY,
-    fsync_file,
-    fsync_folder,
     make_folder,
     remove_file,
     remove_leftovers,
     replace_file,
-    sha256_of,
     storage_error,
     truncate_file,
 )
 from actors.messages import CorruptStorage, StorageError
+from actors.parquet_segment import read_parquet, write_parquet
 from recommender.events import Event
 
 _EVENT_FIELDS = [
@@ -204,20 +200,14 @@ class EventLog:
         """
         table = pa.Table.from_batches(self._load(segment), LOG_SCHEMA)
         path = self._closed / f"{segment.stem}.parquet"
-        temporary = path.with_name(path.name + TEMPORARY)
         try:
-            pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
-            fsync_file(temporary)
-            closed = replace(segment, sha256=sha256_of(temporary.read_bytes()))
-            temporary.rename(path)
-            fsync_folder(self._closed)
+            closed = replace(segment, sha256=write_parquet(path, table))
             manifest = json.dumps(asdict(closed), indent=2).encode()
             replace_file(self._manifests / f"{segment.stem}.json", manifest)
             with self._lock:
                 self._segments[self._segments.index(segment)] = closed
             remove_file(self._arrow_path(segment))
         except OSError as error:
-            temporary.unlink(missing_ok=True)
             raise storage_error(f"compact {path}", error) from error
 
     def close(self) -> None:
@@ -290,17 +280,9 @@ class EventLog:
 
     def _load_parquet(self, segment: Segment) -> list[pa.RecordBatch]:
         path = self._closed / f"{segment.stem}.parquet"
-        try:
-            data = path.read_bytes()
-            if sha256_of(data) != segment.sha256:
-                raise CorruptStorage(f"{path} does not have the checksum of its manifest")
-            table = pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
-        except (OSError, pa.ArrowException) as error:
-            raise CorruptStorage(f"{path} cannot be read: {error}") from error
+        table = read_parquet(path, LOG_SCHEMA, segment.sha256)
         expected = np.arange(segment.first_offset, segment.first_offset + segment.num_events)
-        if not table.schema.equals(LOG_SCHEMA) or not np.array_equal(
-            table.column("offset").to_numpy(), expected
-        ):
+        if not np.array_equal(table.column("offset").to_numpy(), expected):
             raise CorruptStorage(f"{path} does not hold the events of its manifest")
         batches: list[pa.RecordBatch] = table.to_batches()
         return batches

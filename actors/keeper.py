@@ -64,9 +64,8 @@ class Deed:
 class Keeper:
     """Looks at every part in turn and mends what does not answer.
 
-    Promises to touch only actors it was given and jobs whose id starts with `rheos-training-`. Holds
-    no state worth keeping: after a restart it needs `watch` again only if its own process was made
-    anew with other arguments.
+    Promises to touch only actors it was given and jobs whose id starts with `rheos-training-`. A
+    restart forgets what it did, and the training job until `set_job` gives it one again.
     """
 
     def __init__(

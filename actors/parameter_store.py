@@ -6,7 +6,7 @@ import asyncio
 import logging
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,18 +17,16 @@ from ray.exceptions import RayError
 from actors.durable_files import require_free_space
 from actors.long_poll import LongPoll
 from actors.messages import (
-    CorruptStorage,
     Head,
     Manifest,
-    StorageError,
-    UnknownVersion,
     VersionInfo,
     VersionRefused,
 )
 from actors.opening import Opening
+from actors.served_versions import ServedVersions
 from actors.settings import StorageSettings, StoreSettings
 from actors.storage_folder import StorageFolder
-from actors.version_files import MODEL, TRAINER, Arrays, HeadRecord, VersionFiles
+from actors.version_files import MODEL, TRAINER, Arrays, VersionFiles
 
 logger = logging.getLogger(__name__)
 
@@ -50,16 +48,13 @@ class StoreStatus:
     memory_bytes: int
 
 
-@dataclass
+@dataclass(frozen=True)
 class Store:
-    """The opened store. `payload` refers to the head's arrays in the object store."""
+    """The opened store."""
 
     folder: StorageFolder
     files: VersionFiles
-    record: HeadRecord
-    head: Head | None = None
-    payload: Any = None
-    warning: str = ""
+    versions: ServedVersions
 
 
 class ParameterStore:
@@ -117,7 +112,7 @@ class ParameterStore:
         async with self._changing:
             store = await self._opening.ready()
             model, trainer = await _arrays(references)
-            return await self._change(self._store_version, store, manifest, model, trainer, promote)
+            return await self._change(self._publish, store, manifest, model, trainer, promote)
 
     async def promote(self, version: int, reason: str) -> Head:
         """Make a version the head; nothing changes if it is the head.
@@ -128,11 +123,7 @@ class ParameterStore:
         """
         async with self._changing:
             store = await self._opening.ready()
-            if store.head and store.head.manifest.version == version:
-                return store.head
-            return await self._change(
-                self._move_head, store, store.record.promoted(version, reason)
-            )
+            return await self._change(store.versions.promote, version, reason)
 
     async def rollback(self, reason: str) -> Head:
         """Make the head before this one the head.
@@ -143,20 +134,23 @@ class ParameterStore:
         """
         async with self._changing:
             store = await self._opening.ready()
-            record = store.record.rolled_back(store.files.numbers(), reason)
-            return await self._change(self._move_head, store, record)
+            return await self._change(store.versions.rollback, reason)
 
     async def pin(self, version: int) -> VersionInfo:
         """Keep a version for ever. Raises `UnknownVersion`."""
-        return await self._set_pinned(version, lambda pinned: pinned | {version})
+        async with self._changing:
+            store = await self._opening.ready()
+            return await self._change(store.versions.set_pinned, version, True)
 
     async def unpin(self, version: int) -> VersionInfo:
         """Let a version go when its time comes. Raises `UnknownVersion`."""
-        return await self._set_pinned(version, lambda pinned: pinned - {version})
+        async with self._changing:
+            store = await self._opening.ready()
+            return await self._change(store.versions.set_pinned, version, False)
 
     async def head(self) -> Head | None:
         """The version that is served, None before the first."""
-        return (await self._opening.ready()).head
+        return (await self._opening.ready()).versions.head
 
     async def wait_after(self, sequence: int, wait_s: float) -> tuple[Head, list[Any]] | None:
         """The head, with a reference to its arrays, once it is not the one of `sequence`.
@@ -164,13 +158,13 @@ class ParameterStore:
         None if it does not move within `wait_s`. The reference is in a list, so that Ray hands it
         over as it is.
         """
-        store = await self._opening.ready()
+        versions = (await self._opening.ready()).versions
         await self._moved.wait_until(
-            lambda: store.head is not None and store.head.sequence != sequence, wait_s
+            lambda: versions.head is not None and versions.head.sequence != sequence, wait_s
         )
-        if store.head is None or store.head.sequence == sequence:
+        if versions.head is None or versions.head.sequence == sequence:
             return None
-        return store.head, [store.payload]
+        return versions.head, [versions.payload]
 
     async def read(self, version: int) -> Arrays:
         """The model's arrays from disk. Raises `UnknownVersion` or `CorruptStorage`."""
@@ -185,7 +179,8 @@ class ParameterStore:
     async def list_versions(self) -> list[VersionInfo]:
         """Every version on disk whose manifest can be read, newest first."""
         store = await self._opening.ready()
-        return await asyncio.to_thread(_list_versions, store)
+        async with self._changing:
+            return await self._opening.write(store.versions.list_versions)
 
     async def status(self) -> StoreStatus:
         """How the store is; answers in every state."""
@@ -194,11 +189,11 @@ class ParameterStore:
         return StoreStatus(
             state=state,
             reason=reason,
-            warning=store.warning if store else "",
+            warning=store.versions.warning if store else "",
             boot_id=self.boot_id,
-            head=store.head if store else None,
+            head=store.versions.head if store else None,
             num_versions=len(store.files.numbers()) if store else 0,
-            next_version=store.record.next_version if store else 0,
+            next_version=store.versions.record.next_version if store else 0,
             memory_bytes=psutil.Process().memory_info().rss,
         )
 
@@ -209,9 +204,9 @@ class ParameterStore:
             if store := self._opening.opened:
                 store.folder.close()
 
-    async def _change(self, work: Callable[..., R], store: Store, *args: Any) -> R:
+    async def _change(self, work: Callable[..., R], *args: Any) -> R:
         """Run one change on the writer thread, then let everyone know."""
-        result = await self._opening.write(work, store, *args)
+        result = await self._opening.write(work, *args)
         self._moved.notify()
         return result
 
@@ -220,91 +215,19 @@ class ParameterStore:
         folder = StorageFolder.claim(self._data_dir, "models", {})
         try:
             files = VersionFiles(folder.path)
-            store = Store(folder, files, HeadRecord())
-            self._recover_head(store)
+            versions = ServedVersions(files, keep_versions=self._keep_versions, put=self._put)
         except BaseException:
             folder.close()
             raise
-        logger.info("store opened head=%d versions=%d", store.record.version, len(files.numbers()))
-        return store
+        return Store(folder, files, versions)
 
-    def _recover_head(self, store: Store) -> None:
-        """Load the head; if it is damaged, the newest version that is not."""
-        numbers = store.files.numbers()
-        try:
-            store.record = store.files.read_head()
-        except CorruptStorage as error:
-            store.warning = str(error)
-        next_version = max([store.record.next_version, *(number + 1 for number in numbers)])
-        store.record = replace(store.record, next_version=next_version)
-        candidates = [store.record.version, *reversed(numbers)] if numbers else []
-        for version in candidates:
-            record = store.record
-            if version != record.version:
-                record = replace(record, sequence=record.sequence + 1, version=version)
-                record = replace(record, reason=f"recovered: {store.warning}")
-            try:
-                self._move_head(store, record)
-            except (CorruptStorage, UnknownVersion) as error:
-                store.warning = store.warning or f"{type(error).__name__}: {error}"
-            else:
-                break
-        if store.warning:
-            logger.error("head recovered version=%d error=%s", store.record.version, store.warning)
-
-    def _store_version(
+    def _publish(
         self, store: Store, manifest: Manifest, model: Arrays, trainer: Arrays, promote: bool
     ) -> VersionInfo:
         needed_bytes = sum(array.nbytes for part in (model, trainer) for array in part.values())
         require_free_space(self._data_dir, self._min_free_bytes, needed_bytes)
         store.folder.check_is_ours()
-        version = store.record.next_version
-        # The number is used up before anything exists under it, whatever happens next.
-        self._save(store, replace(store.record, next_version=version + 1))
-        manifest = store.files.write(replace(manifest, version=version), model, trainer)
-        if promote:
-            record = store.record.promoted(version, manifest.reason)
-            self._serve(store, record, manifest, dict(model))
-        self._prune(store)
-        logger.info("published version=%d promoted=%s", version, promote)
-        return _info(store, manifest)
-
-    def _move_head(self, store: Store, record: HeadRecord) -> Head:
-        """Make a version on disk the head."""
-        manifest = store.files.manifest(record.version)
-        return self._serve(store, record, manifest, store.files.read(record.version, MODEL))
-
-    def _serve(self, store: Store, record: HeadRecord, manifest: Manifest, model: Arrays) -> Head:
-        payload = self._put(model)
-        self._save(store, record)
-        store.payload = payload
-        store.head = Head(record.sequence, manifest, record.reason)
-        logger.info("head version=%d reason=%s", record.version, record.reason)
-        return store.head
-
-    async def _set_pinned(
-        self, version: int, change: Callable[[set[int]], set[int]]
-    ) -> VersionInfo:
-        async with self._changing:
-            store = await self._opening.ready()
-            manifest = store.files.manifest(version)
-            pinned = tuple(sorted(change(set(store.record.pinned))))
-            await self._opening.write(self._save, store, replace(store.record, pinned=pinned))
-            await self._opening.write(self._prune, store)
-            return _info(store, manifest)
-
-    def _save(self, store: Store, record: HeadRecord) -> None:
-        store.files.write_head(record)
-        store.record = record
-
-    def _prune(self, store: Store) -> None:
-        """Delete versions whose time is over. What cannot be deleted is tried again later."""
-        numbers = store.files.numbers()
-        for version in sorted(set(numbers) - store.record.kept(numbers, self._keep_versions)):
-            try:
-                store.files.delete(version)
-            except StorageError as error:
-                logger.warning("version not deleted version=%d error=%s", version, error)
+        return store.versions.publish(manifest, model, trainer, promote)
 
 
 async def _arrays(references: Sequence[Any]) -> list[Arrays]:
@@ -313,24 +236,3 @@ async def _arrays(references: Sequence[Any]) -> list[Arrays]:
             return [await reference for reference in references]
     except (RayError, TimeoutError) as error:
         raise VersionRefused(f"the arrays were lost on the way: {error}") from error
-
-
-def _list_versions(store: Store) -> list[VersionInfo]:
-    versions = []
-    for version in reversed(store.files.numbers()):
-        try:
-            versions.append(_info(store, store.files.manifest(version)))
-        except UnknownVersion:
-            continue  # deleted since the folder was listed
-        except CorruptStorage as error:
-            logger.error("version not listed version=%d error=%s", version, error)
-    return versions
-
-
-def _info(store: Store, manifest: Manifest) -> VersionInfo:
-    return VersionInfo(
-        manifest=manifest,
-        is_head=manifest.version == store.record.version,
-        is_pinned=manifest.version in store.record.pinned,
-        size_bytes=store.files.size_bytes(manifest.version),
-    )

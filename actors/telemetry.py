@@ -1,4 +1,4 @@
-"""Metrics of the actors and the training loop, declared together. Ray exports them to Prometheus."""
+"""Metrics of the actors and the training loop, in one place. Ray exports them to Prometheus."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from ray.util.metrics import Counter, Gauge, Histogram
 
 if TYPE_CHECKING:
-    from actors.training_loop import RoundReport
+    from actors.lessons import RoundReport
 
 _SECONDS = [0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0]
 

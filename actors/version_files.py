@@ -202,9 +202,9 @@ class VersionFiles:
         """The record of the head; the empty one if nothing was published.
 
         Raises:
-            CorruptStorage: If it cannot be read.
+            CorruptStorage: If it cannot be read, or is gone while there are versions.
         """
-        if not self._head.exists():
+        if not self._head.exists() and not self.numbers():
             return HeadRecord()
         try:
             fields = json.loads(self._head.read_bytes())

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from recommender.datasets import Dataset
 
 app = typer.Typer(
-    help="A recommender that never stops learning: events, training and serving on one Ray cluster.",
+    help="A recommender that never stops learning: events, training, serving on one Ray cluster.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     epilog="Begin with `rheos demo`, or with `rheos up` and `rheos ingest PATH`.",
@@ -48,7 +48,8 @@ def main() -> None:
     try:
         app()
     except (SettingsError, ClusterError, DatasetError, DownloadError, ServiceError) as error:
-        Console(stderr=True).print(f"[red]rheos:[/] {escape(str(error))}", highlight=False)
+        stderr = Console(stderr=True)
+        stderr.print(f"[red]rheos:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(2)
 
 

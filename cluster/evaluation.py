@@ -99,9 +99,7 @@ def _report(runs: list[QualityReport], seeds: list[int], command: str) -> dict[s
     first = runs[0]
     return {
         "quality": {name: _mean([run.quality[name] for run in runs]) for name in first.quality},
-        "quality_by_seed": {
-            str(seed): run.quality for seed, run in zip(seeds, runs, strict=True)
-        },
+        "quality_by_seed": {str(seed): run.quality for seed, run in zip(seeds, runs, strict=True)},
         "scored": {
             "warm_up": first.events.warm_up,
             "streamed": first.events.streamed,

@@ -106,12 +106,12 @@ def start_ray(settings: Settings) -> ClusterRecord:
     """
     data_dir = settings.storage.data_dir
     with _start_lock(data_dir):
-        _check_room(settings)
         if (running := find_cluster(data_dir)) is not None:
             raise ClusterError(
                 f"a cluster already runs on {data_dir} (pid {running.pid}, {running.http_url}); "
                 "stop it with `rheos down`, or choose another folder with --data-dir"
             )
+        _check_room(settings)
         mark = mark_of(data_dir)
         end_processes(mark)  # what a killed start or a killed node left behind
         try:
@@ -273,8 +273,8 @@ def _ray_environment(run_dir: Path, token_path: Path) -> dict[str, str]:
             "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(free_port()),
             "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "30",
             "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "60",
-            # A replica that goes keeps answering until HAProxy has dropped it, which takes well below
-            # a second here; the default of 30 s is for clusters, and makes every stop that long.
+            # A replica that goes keeps answering until HAProxy has dropped it, which takes below a
+            # second here; the default of 30 s is for clusters, and makes every stop that long.
             "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "3",
             # A killed HAProxy is back in seconds; the default takes half a minute.
             "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "0.5",

@@ -88,7 +88,7 @@ def port_holder(port: int) -> str | None:
         with socket.socket() as probe:
             return "another process" if probe.connect_ex(("127.0.0.1", port)) == 0 else None
     for connection in connections:
-        if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port:
+        if connection.status == psutil.CONN_LISTEN and tuple(connection.laddr)[1:2] == (port,):
             if connection.pid is None:
                 return "another user's process"
             try:

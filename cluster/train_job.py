@@ -15,8 +15,9 @@ import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
+from actors.lessons import TrainingJobSettings
 from actors.settings import LoopSettings
-from actors.training_loop import TrainingJobSettings, train_worker
+from actors.training_loop import train_worker
 from cluster.config import Settings, load_settings
 
 logger = logging.getLogger(__name__)

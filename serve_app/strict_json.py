@@ -40,8 +40,6 @@ def read_json(body: bytes) -> Any:
         text = body.decode("utf-8")
     except UnicodeDecodeError as error:
         raise JsonRefused("malformed-json", "invalid UTF-8", error.start) from None
-    if text.startswith("\ufeff"):
-        raise JsonRefused("malformed-json", "a byte order mark is not allowed", 0)
     try:
         document = _DECODER.decode(text)
     except json.JSONDecodeError as error:

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from live_system import LiveSystem, simulated_stream, wait_until
 
+from cluster.http_client import event_body
+
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
 
@@ -37,10 +39,8 @@ def test_a_stopped_system_comes_back_as_it_was(tmp_path: Path) -> None:
         for user in range(5):
             expected = int((dataset.users_N == user).sum())
             assert system.recommend(dataset.user_ids[user])["history_length"] == expected
-        events = list(dataset.events(0, 100))
-        for event in events:
-            assert event.event_id
-        again = system.request("POST", "/v1/events", _batch(events), expect=202)
+        first = {"events": [event_body(event) for event in dataset.events(0, 100)]}
+        again = system.request("POST", "/v1/events", first, expect=202)
         assert (again["accepted"], again["duplicates"]) == (0, 100)
     finally:
         system.down()
@@ -97,9 +97,3 @@ def test_a_refused_setting_names_the_key_and_the_bound(tmp_path: Path) -> None:
 def test_simulated_streams_are_the_same_every_time() -> None:
     first, second = simulated_stream(), simulated_stream()
     assert list(first.events()) == list(second.events())
-
-
-def _batch(events: list) -> dict:  # type: ignore[type-arg]
-    from cluster.http_client import event_body
-
-    return {"events": [event_body(event) for event in events]}

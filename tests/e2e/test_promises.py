@@ -19,9 +19,7 @@ def rank_of(system: LiveSystem, user_id: str, item_id: str, ranking: str) -> flo
     return float(answer["ranks"][item_id][ranking])
 
 
-def test_the_training_job_is_a_ray_job(
-    system: LiveSystem, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_training_job_is_a_ray_job(system: LiveSystem, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in system.record.environment().items():
         monkeypatch.setenv(name, value)
     headers = {"Authorization": f"Bearer {Path(system.record.token_path).read_text()}"}
@@ -78,7 +76,7 @@ def test_what_one_user_likes_climbs_for_another_who_shares_the_taste(system: Liv
     def net_rank() -> float:
         body = {"history": history, "rank_of": liked[4:]}
         ranks = system.request("POST", "/v1/recommend", body)["ranks"]
-        return sum(ranks[item_id]["net"] for item_id in liked[4:]) / len(liked[4:])
+        return float(sum(ranks[item_id]["net"] for item_id in liked[4:])) / len(liked[4:])
 
     before, version = net_rank(), system.model()["model_version"]
     offsets: dict[str, int] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,16 +27,19 @@ class Load:
     newest: int = 0
     is_over: bool = False
 
-    async def run(self, enough: Any, timeout_s: float) -> None:
+    async def run(self, enough: Callable[[Load], object], timeout_s: float) -> None:
         """Until `enough(self)`, at most `timeout_s`; no retries, so that failures show."""
-        async with aiohttp.ClientSession(self.system.url) as session:
-            async with asyncio.TaskGroup() as group:
-                for user in range(self.num_users):
-                    group.create_task(self._user(session, user))
-                deadline = asyncio.get_running_loop().time() + timeout_s
-                while not enough(self) and asyncio.get_running_loop().time() < deadline:
-                    await asyncio.sleep(0.2)
-                self.is_over = True
+        async with aiohttp.ClientSession(self.system.url) as session, asyncio.TaskGroup() as group:
+            for user in range(self.num_users):
+                group.create_task(self._user(session, user))
+            group.create_task(self._end_when(enough, timeout_s))
+
+    async def _end_when(self, enough: Callable[[Load], object], timeout_s: float) -> None:
+        for _ in range(int(timeout_s / 0.2)):
+            if enough(self):
+                break
+            await asyncio.sleep(0.2)
+        self.is_over = True
 
     async def _user(self, session: aiohttp.ClientSession, user: int) -> None:
         item_ids = [item.item_id for item in simulated_stream().items]

@@ -183,14 +183,19 @@ async def test_a_damaged_head_gives_way_to_the_newest_good_version_and_the_statu
     assert (await publish(store, 3.0)).manifest.version == 3
 
 
+@pytest.mark.parametrize("is_gone", [True, False])
 async def test_a_lost_record_of_the_head_gives_way_to_the_newest_version(
-    open_store: Open, tmp_path: Path
+    open_store: Open, tmp_path: Path, is_gone: bool
 ) -> None:
     store = open_store()
     await publish(store, 1.0)
     await publish(store, 2.0)
     await store.close()
-    (tmp_path / "models" / "head.json").write_text("{")
+    record = tmp_path / "models" / "head.json"
+    if is_gone:
+        record.unlink()
+    else:
+        record.write_text("{")
     store = open_store()
     assert await served(store) == (2, 2.0)
     assert "head.json" in (await store.status()).warning

@@ -109,7 +109,9 @@ async def test_an_item_nobody_clicked_is_less_popular_than_any_that_was(
 async def test_seen_items_are_left_out_unless_asked_for(actors: FakeActors) -> None:
     async with replica(actors) as (_, client):
         history = [{"item_id": "film-1"}, {"item_id": "gone"}]
-        assert "film-1" not in _ids(await _recommend(client, history=history, k=12))
+        unseen = await _recommend(client, history=history, k=12)
+        assert set(_ids(unseen)) == {f"film-{number}" for number in range(12)} - {"film-1"}
+        assert unseen["history_length"] == 1, "what is not in the catalogue says nothing"
         everything = await _recommend(client, history=history, k=12, exclude_seen=False)
         assert len(_ids(everything)) == 12
 

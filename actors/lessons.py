@@ -1,0 +1,103 @@
+"""What the teacher hands the workers: where to begin, and what to learn next."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from actors.settings import BufferSettings, LoopSettings
+from actors.stream_feed import CatalogGrowth, FreshPart
+from recommender.settings import BlendSettings, ModelSettings, Section, TrainingSettings
+from recommender.windows import Windows, concatenate, select
+
+
+class TrainingJobSettings(Section):
+    """What one training job needs to know: sections of `rheos.toml`."""
+
+    loop: LoopSettings = LoopSettings()
+    """`[loop]`"""
+    buffer: BufferSettings = BufferSettings()
+    """`[buffer]`"""
+    model: ModelSettings = ModelSettings()
+    """`[model]`"""
+    training: TrainingSettings = TrainingSettings()
+    """`[training]`"""
+    blend: BlendSettings = BlendSettings()
+    """`[blend]`"""
+    encoder: str = "minilm"
+    """Which BERT the catalogue's text vectors come from; written into every manifest."""
+    seed: int = 0
+    """Of the first weights and of every sample."""
+
+
+@dataclass(frozen=True)
+class Restart:
+    """Begin at a version: its trainer state, or none for weights that know nothing yet."""
+
+    state: Mapping[str, NDArray[Any]] | None
+    growth: CatalogGrowth
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """Steps to take: one batch of windows each, and the counters they see."""
+
+    growth: CatalogGrowth
+    batches: list[Windows]
+    popularity_MV: NDArray[np.float32]
+    touched_V: NDArray[np.bool_]
+
+
+@dataclass
+class RoundReport:
+    """Numbers of one round, for the manifest, the metrics and the log."""
+
+    num_fresh: int = 0
+    num_steps: int = 0
+    loss: float = float("nan")
+    seconds: dict[str, float] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+def newest_windows(parts: list[FreshPart]) -> Windows | None:
+    """Windows that end at fresh events: each user's latest first, then the others, newest first."""
+    parts = [part for part in parts if len(part.events)]
+    if not parts:
+        return None
+    windows = concatenate([part.events.windows for part in parts])
+    times_N = np.concatenate([part.events.acknowledged_ms_N for part in parts])
+    users = [(part.shard, user) for part in parts for user in part.events.users_N.tolist()]
+    newest_first = np.argsort(-times_N, kind="stable")
+    seen: set[tuple[int, int]] = set()
+    latest: list[int] = []
+    others: list[int] = []
+    for row in newest_first.tolist():
+        (others if users[row] in seen else latest).append(row)
+        seen.add(users[row])
+    return select(windows, np.array(latest + others))
+
+
+def lesson_batches(
+    fresh: Windows | None,
+    replayed: Windows | None,
+    num_steps: int,
+    num_fresh: int,
+    num_replayed: int,
+) -> list[Windows]:
+    """One batch a step; the newest events come round again if there are fewer than asked for."""
+    batches = []
+    for step in range(num_steps):
+        parts = []
+        if fresh is not None:
+            rows = np.arange(step * num_fresh, (step + 1) * num_fresh) % len(fresh)
+            parts.append(select(fresh, np.unique(rows)))
+        if replayed is not None:
+            rows = np.arange(step * num_replayed, (step + 1) * num_replayed) % len(replayed)
+            parts.append(select(replayed, np.unique(rows)))
+        if parts:
+            batches.append(concatenate(parts))
+    return batches
