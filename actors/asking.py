@@ -14,6 +14,7 @@ from ray.exceptions import (
 )
 
 from actors.messages import ActorsError, ShardUnavailable
+from actors.naming import NamedActor
 
 _PAUSE_S = 0.1
 
@@ -45,6 +46,8 @@ async def ask(actor: Any, method: str, *args: Any, timeout_s: float, retry: bool
     except TimeoutError as error:
         raise ShardUnavailable(f"{method} was not answered within {timeout_s} s") from error
     except (RayActorError, PendingCallsLimitExceeded) as error:
+        if isinstance(actor, NamedActor):
+            actor.find_again()
         raise ShardUnavailable(f"{method} failed: {error}") from error
 
 

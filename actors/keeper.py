@@ -7,11 +7,14 @@ were forbidden by a kill, or a training job whose driver died. The keeper does, 
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
+import threading
 import time
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -19,6 +22,7 @@ from ray.exceptions import RayError
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 from actors.asking import ask
+from actors.durable_files import replace_file
 from actors.messages import ShardUnavailable
 from actors.naming import start_actor
 from actors.settings import KeeperSettings
@@ -27,6 +31,7 @@ from actors.telemetry import KeeperMetrics
 logger = logging.getLogger(__name__)
 
 JOB_PREFIX = "rheos-training-"
+KEEPER_FILE = "keeper.json"
 _MAX_BACKOFF_S = 60.0
 
 
@@ -65,14 +70,13 @@ class Keeper:
     """Looks at every part in turn and mends what does not answer.
 
     Promises to touch only actors it was given and jobs whose id starts with `rheos-training-`. A
-    restart forgets what it did, and the training job until `set_job` gives it one again.
+    restart forgets what it did, not what it has to do: that is in `keeper.json`.
     """
 
-    def __init__(
-        self, specs: list[ActorSpec], job: JobSpec | None, settings: KeeperSettings
-    ) -> None:
+    def __init__(self, specs: list[ActorSpec], data_dir: Path, settings: KeeperSettings) -> None:
+        """Begin to look, on a thread: Ray calls nobody when it starts this actor again."""
         self._specs = specs
-        self._job = job
+        self._job_path = data_dir / KEEPER_FILE
         self._settings = settings
         self._metrics = KeeperMetrics()
         self._deeds: deque[Deed] = deque(maxlen=100)
@@ -80,35 +84,36 @@ class Keeper:
         self._backoff_s = settings.job_backoff_s
         self._next_submit_s = 0.0
         self._job_state = "none"
-        self._task: asyncio.Task[None] | None = None
-
-    async def watch(self) -> None:
-        """Begin to look; calling it again changes nothing."""
-        # Not in the constructor: it runs outside the actor's event loop.
-        if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._run())
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
+        self._thread.start()
 
     async def set_job(self, job: JobSpec | None) -> None:
-        """Take charge of a training job, or leave the jobs alone."""
-        self._job = job
+        """Take charge of a training job, or leave the jobs alone. Remembered on disk."""
+        document = None if job is None else asdict(job)
+        replace_file(self._job_path, json.dumps(document).encode())
         self._next_submit_s = 0.0
-        await self.watch()
 
     async def status(self) -> dict[str, Any]:
         """What it watches and what it did last."""
-        await self.watch()
         return {
             "watches": [spec.name for spec in self._specs],
             "training_job": self._job_state,
             "deeds": [f"{deed.at_ms} {deed.what}" for deed in self._deeds],
         }
 
+    def _job(self) -> JobSpec | None:
+        try:
+            document = json.loads(self._job_path.read_bytes())
+        except FileNotFoundError:
+            return None
+        return None if document is None else JobSpec(**document)
+
     async def _run(self) -> None:
         while True:
             await asyncio.gather(*(self._look_at(spec) for spec in self._specs))
-            if self._job is not None:
+            if (job := self._job()) is not None:
                 try:
-                    await asyncio.to_thread(self._look_at_job, self._job)
+                    await asyncio.to_thread(self._look_at_job, job)
                 except (RuntimeError, OSError, RayError) as error:
                     self._job_state = f"unknown: {error!r:.200}"
                     logger.warning("the job API did not answer error=%r", error)
@@ -118,8 +123,10 @@ class Keeper:
         now_s = time.monotonic()
         try:
             handle = await asyncio.to_thread(self._find_or_start, spec)
-            await ask(handle, "status", timeout_s=self._settings.interval_s)
+            status = await ask(handle, "status", timeout_s=self._settings.interval_s)
             self._last_answer_s[spec.name] = time.monotonic()
+            if getattr(status, "state", "") == "failed":
+                await ask(handle, "recover", timeout_s=self._settings.hang_timeout_s)
         except ShardUnavailable:
             silent_s = now_s - self._last_answer_s.setdefault(spec.name, now_s)
             if silent_s > self._settings.hang_timeout_s:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import ray
+
+logger = logging.getLogger(__name__)
 
 NAMESPACE = "rheos"
 ITEM_CATALOG = "item_catalog"
@@ -42,10 +45,31 @@ def start_actor(actor_class: type, name: str, *args: Any, **kwargs: Any) -> Any:
     return ray.remote(actor_class).options(**actor_options(name)).remote(*args, **kwargs)
 
 
-def find_actor(name: str) -> Any:
+def find_actor(name: str) -> NamedActor:
     """The actor of that name.
 
     Raises:
         ValueError: If there is none.
     """
-    return ray.get_actor(name, namespace=NAMESPACE)
+    return NamedActor(name)
+
+
+class NamedActor:
+    """A handle that finds its actor again when one that died for good was replaced by another.
+
+    A handle alone stays with the dead one for ever. Methods are those of the actor.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._handle = ray.get_actor(name, namespace=NAMESPACE)
+
+    def __getattr__(self, method: str) -> Any:
+        return getattr(self._handle, method)
+
+    def find_again(self) -> None:
+        """Look the name up again; without an actor of that name nothing changes yet."""
+        try:
+            self._handle = ray.get_actor(self._name, namespace=NAMESPACE)
+        except ValueError:
+            logger.warning("there is no actor=%s now", self._name)

@@ -16,7 +16,7 @@ from actors.asking import ask
 from actors.event_buffer import EventBuffer
 from actors.item_catalog import ItemCatalog
 from actors.item_statistics import ItemStatistics
-from actors.keeper import JOB_PREFIX, ActorSpec, JobSpec, Keeper
+from actors.keeper import JOB_PREFIX, KEEPER_FILE, ActorSpec, JobSpec, Keeper
 from actors.messages import ActorsError
 from actors.naming import (
     ITEM_CATALOG,
@@ -65,8 +65,9 @@ def start_actors(settings: Settings) -> None:
     specs = actor_specs(settings)
     for spec in specs:
         spec.start()
-    keeper = ActorSpec(KEEPER, Keeper, (specs, None, settings.keeper)).start()
-    ray.get(keeper.watch.remote(), timeout=_CALL_TIMEOUT_S)
+    # What an earlier cluster's keeper had to do is over; the job is given with `start_training`.
+    (settings.storage.data_dir / KEEPER_FILE).unlink(missing_ok=True)
+    ActorSpec(KEEPER, Keeper, (specs, settings.storage.data_dir, settings.keeper)).start()
 
 
 def start_serving(settings: Settings) -> None:
