@@ -156,12 +156,16 @@ class ItemStatistics:
                 catalog = ItemCatalogClient.connect(self._timeout_s)
                 item_rows = ItemRows(buffer, CatalogRows(catalog))
                 while True:
-                    await asyncio.gather(
-                        *(self._read(shard, buffer, item_rows) for shard in range(len(self._tails)))
+                    # To the end of all: a read that is left alone would bring its events twice.
+                    failures = await asyncio.gather(
+                        *(self._read(n, buffer, item_rows) for n in range(len(self._tails))),
+                        return_exceptions=True,
                     )
                     if self._count():
                         self._changed.set()
                         self._changed.clear()
+                    for failure in filter(None, failures):
+                        raise failure
                     await asyncio.sleep(self._publish_interval_s)
             except ActorsError as error:
                 self._last_error = repr(error)
@@ -184,7 +188,9 @@ class ItemStatistics:
         last_B = windows.lengths_B - 1
         rows = windows.items_BT[np.arange(len(last_B)), last_B]
         tail.offsets = np.concatenate([tail.offsets, fresh.offsets_N])
-        tail.times = np.concatenate([tail.times, fresh.acknowledged_ms_N])
+        # The clock of a machine may be set back; in a shard the log's order is the one that counts.
+        times = np.concatenate([tail.times, fresh.acknowledged_ms_N])
+        tail.times = np.maximum.accumulate(times)
         tail.rows = np.concatenate([tail.rows, rows])
         previous = previous_items(windows)
         tail.previous = np.concatenate([tail.previous.reshape(-1, previous.shape[1]), previous])

@@ -24,7 +24,7 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 from actors.asking import ask
 from actors.durable_files import replace_file
 from actors.messages import ShardUnavailable
-from actors.naming import start_actor
+from actors.naming import NAMESPACE, start_actor
 from actors.settings import KeeperSettings
 from actors.telemetry import KeeperMetrics
 
@@ -137,7 +137,7 @@ class Keeper:
 
     def _find_or_start(self, spec: ActorSpec) -> Any:
         try:
-            return ray.get_actor(spec.name)
+            return ray.get_actor(spec.name, namespace=NAMESPACE)
         except ValueError:
             if spec.name in self._last_answer_s:
                 self._note("recreated", f"{spec.name} was gone and is started again")
@@ -145,8 +145,11 @@ class Keeper:
 
     def _kill(self, spec: ActorSpec) -> None:
         self._note("killed_hung", f"{spec.name} did not answer and is restarted")
-        # Ray's default forbids the restart, also for an actor with max_restarts=-1.
-        ray.kill(ray.get_actor(spec.name), no_restart=False)
+        try:
+            # Ray's default forbids the restart, also for an actor with max_restarts=-1.
+            ray.kill(ray.get_actor(spec.name, namespace=NAMESPACE), no_restart=False)
+        except ValueError:
+            logger.warning("gone before it was killed actor=%s", spec.name)
 
     def _look_at_job(self, job: JobSpec) -> None:
         client = JobSubmissionClient(job.dashboard_url)

@@ -63,7 +63,7 @@ class RoundReport:
     metrics: dict[str, float] = field(default_factory=dict)
 
 
-def newest_windows(parts: list[FreshPart]) -> Windows | None:
+def newest_windows(parts: list[FreshPart], num_windows: int) -> Windows | None:
     """Windows that end at fresh events: each user's latest first, then the others, newest first."""
     parts = [part for part in parts if len(part.events)]
     if not parts:
@@ -71,33 +71,12 @@ def newest_windows(parts: list[FreshPart]) -> Windows | None:
     windows = concatenate([part.events.windows for part in parts])
     times_N = np.concatenate([part.events.acknowledged_ms_N for part in parts])
     users = [(part.shard, user) for part in parts for user in part.events.users_N.tolist()]
-    newest_first = np.argsort(-times_N, kind="stable")
+    # Events of one append share a time; the later one of them comes first too.
+    newest_first = np.argsort(times_N, kind="stable")[::-1]
     seen: set[tuple[int, int]] = set()
     latest: list[int] = []
     others: list[int] = []
     for row in newest_first.tolist():
         (others if users[row] in seen else latest).append(row)
         seen.add(users[row])
-    return select(windows, np.array(latest + others))
-
-
-def lesson_batches(
-    fresh: Windows | None,
-    replayed: Windows | None,
-    num_steps: int,
-    num_fresh: int,
-    num_replayed: int,
-) -> list[Windows]:
-    """One batch a step; the newest events come round again if there are fewer than asked for."""
-    batches = []
-    for step in range(num_steps):
-        parts = []
-        if fresh is not None:
-            rows = np.arange(step * num_fresh, (step + 1) * num_fresh) % len(fresh)
-            parts.append(select(fresh, np.unique(rows)))
-        if replayed is not None:
-            rows = np.arange(step * num_replayed, (step + 1) * num_replayed) % len(replayed)
-            parts.append(select(replayed, np.unique(rows)))
-        if parts:
-            batches.append(concatenate(parts))
-    return batches
+    return select(windows, np.array(latest + others)[:num_windows])

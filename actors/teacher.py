@@ -20,7 +20,6 @@ from actors.lessons import (
     Restart,
     RoundReport,
     TrainingJobSettings,
-    lesson_batches,
     newest_windows,
 )
 from actors.messages import Head, Manifest
@@ -34,6 +33,7 @@ from recommender.metrics import ndcg_at_k
 from recommender.promotion import Decision, Verdict, find_non_finite, judge, memory_ndcg
 from recommender.ranking import nearest_half_life
 from recommender.replay import Strategy
+from recommender.rounds import round_batches
 from recommender.scorer import Scorer
 from recommender.training import Learner
 from recommender.windows import Windows, select
@@ -189,8 +189,9 @@ class Teacher:
         num_fresh = sum(len(part.events) for part in parts)
         self._report = RoundReport(num_fresh=num_fresh)
         num_steps = max(1, -(-training.steps_per_500_events * num_fresh // 500))
-        num_replayed = training.batch_windows - training.fresh_windows
-        replayed = self._replay(num_steps * num_replayed, "recency")
+        newest = newest_windows(parts, training.fresh_windows * num_steps)
+        num_older = training.batch_windows * num_steps - (0 if newest is None else len(newest))
+        older = self._replay(num_older, "recency")
         growth = self.feed.catalog_growth()
         if self._scorer is not None and not growth.is_empty:
             first = self._scorer.num_items
@@ -202,10 +203,10 @@ class Teacher:
         self._num_items += len(growth.new_VD)
         self._score(parts)
         self._report.seconds["score"] = time.monotonic() - started
-        fresh = newest_windows(parts)
+        batches = round_batches(newest, older, num_steps, self._random)
         return Lesson(
             growth,
-            lesson_batches(fresh, replayed, num_steps, training.fresh_windows, num_replayed),
+            batches,
             self.feed.counters.popularity(),
             self.feed.counters.touched(),
         )

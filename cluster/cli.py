@@ -34,7 +34,10 @@ DataDirOption = Annotated[
     Path | None,
     typer.Option("--data-dir", help="Folder of everything durable [default: rheos-data]."),
 ]
-PortOption = Annotated[int | None, typer.Option("--port", help="HTTP port [default: 8000].")]
+PortOption = Annotated[
+    int | None, typer.Option("--port", min=1, max=65_535, help="HTTP port [default: 8000].")
+]
+MaxEventsOption = Annotated[int | None, typer.Option(min=1, help="Use only the first events.")]
 
 
 def main() -> None:
@@ -44,10 +47,14 @@ def main() -> None:
     from cluster.http_client import ServiceError
     from cluster.local_cluster import ClusterError
     from recommender.datasets import DatasetError
+    from recommender.text_encoder import TextEncoderError
 
     try:
         app()
-    except (SettingsError, ClusterError, DatasetError, DownloadError, ServiceError) as error:
+    except (
+        *(SettingsError, ClusterError, ServiceError),
+        *(DatasetError, DownloadError, TextEncoderError),
+    ) as error:
         stderr = Console(stderr=True)
         stderr.print(f"[red]rheos:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(2)
@@ -133,10 +140,23 @@ def env(config: ConfigOption = None, data_dir: DataDirOption = None) -> None:
 
 
 @app.command()
+def settings() -> None:
+    """Print every setting with its default and meaning, as TOML: rheos settings > rheos.toml."""
+    from cluster.config import describe_settings
+
+    section = ""
+    for line in describe_settings():
+        if line.section != section:
+            print(f"{'' if not section else chr(10)}[{line.section}]")
+            section = line.section
+        print(f"# {line.meaning}\n# {line.key} = {line.default}")
+
+
+@app.command()
 def ingest(
     path: Annotated[Path, typer.Argument(help="Parquet or MovieLens folder, CSV or JSON lines.")],
     url: Annotated[str, typer.Option(help="The service.")] = "http://127.0.0.1:8000",
-    limit: Annotated[int | None, typer.Option(help="Only the first events.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first events.")] = None,
 ) -> None:
     """Put a file's items and post its events, in order. Running it twice changes nothing."""
     from rich.progress import Progress
@@ -173,7 +193,7 @@ def ingest(
 @app.command()
 def recommend(
     user: Annotated[str, typer.Argument(help="User id; an unknown one is a new user.")],
-    k: Annotated[int, typer.Option("-k", help="How many.")] = 10,
+    k: Annotated[int, typer.Option("-k", min=1, help="How many.")] = 10,
     category: Annotated[list[str] | None, typer.Option(help="Only these categories.")] = None,
     url: Annotated[str, typer.Option(help="The service.")] = "http://127.0.0.1:8000",
 ) -> None:
@@ -217,7 +237,7 @@ def evaluate(
         str | None, typer.Option(help="Comma-separated; default all that are cheap.")
     ] = None,
     seeds: Annotated[str, typer.Option(help="Comma-separated seeds.")] = "0",
-    max_events: Annotated[int | None, typer.Option(help="Use only the first events.")] = None,
+    max_events: MaxEventsOption = None,
     include_seen: Annotated[
         bool, typer.Option("--include-seen", help="Also rank what a user had (shops).")
     ] = False,
@@ -228,12 +248,19 @@ def evaluate(
     rest is scored, and the means cover the last three quarters.
     """
     from cluster.evaluation import run_evaluation
+    from recommender.progressive import RANKINGS
 
+    chosen = rankings.split(",") if rankings else None
+    if unknown := sorted(set(chosen or ()) - set(RANKINGS)):
+        there_are = ", ".join(RANKINGS)
+        raise typer.BadParameter(f"no ranking {', '.join(unknown)}; there are {there_are}")
+    if not all(seed.isdecimal() for seed in seeds.split(",")):
+        raise typer.BadParameter(f"seeds are whole numbers with commas between, not {seeds!r}")
     run_evaluation(
         data,
         report,
         _settings(config, None, None),
-        rankings=rankings.split(",") if rankings else None,
+        rankings=chosen,
         seeds=[int(seed) for seed in seeds.split(",")],
         max_events=max_events,
         exclude_seen=not include_seen,
@@ -253,7 +280,7 @@ def demo(
         ),
     ] = None,
     rate: Annotated[float, typer.Option(help="Events a second.")] = 250.0,
-    max_events: Annotated[int | None, typer.Option(help="Use only the first events.")] = None,
+    max_events: MaxEventsOption = None,
     out: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("demo-out"),
     keep: Annotated[bool, typer.Option("--keep", help="Leave it running afterwards.")] = False,
     config: ConfigOption = None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import Field, ValidationError, model_validator
@@ -70,7 +71,7 @@ class Settings(Section):
     """`[serving]`"""
 
     @model_validator(mode="after")
-    def _history_covers_the_window(self) -> Settings:
+    def _sections_fit_each_other(self) -> Settings:
         if self.buffer.history_length <= self.model.window:
             raise ValueError(
                 f"buffer.history_length is {self.buffer.history_length} and must exceed "
@@ -80,6 +81,21 @@ class Settings(Section):
             raise ValueError(
                 f"serving.min_replicas is {self.serving.min_replicas} and must not exceed "
                 f"serving.max_replicas, which is {self.serving.max_replicas}"
+            )
+        if self.model.dim % self.model.num_heads:
+            raise ValueError(
+                f"model.num_heads is {self.model.num_heads} and must divide model.dim, "
+                f"which is {self.model.dim}"
+            )
+        if self.training.fresh_windows > self.training.batch_windows:
+            raise ValueError(
+                f"training.fresh_windows is {self.training.fresh_windows} and must not exceed "
+                f"training.batch_windows, which is {self.training.batch_windows}"
+            )
+        if not self.model.half_lives or min(self.model.half_lives) <= 0.0:
+            raise ValueError(
+                f"model.half_lives is {self.model.half_lives} and must hold at least one number, "
+                "each above 0"
             )
         return self
 
@@ -94,17 +110,42 @@ def load_settings(path: Path | None = None, data_dir: Path | None = None) -> Set
         tree = tomllib.loads(path.read_text(encoding="utf-8")) if path else {}
     except OSError as error:
         raise SettingsError(f"cannot read settings file {path}: {error.strerror}") from error
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path} is not valid TOML: {error}") from error
-    if data_dir is not None:
-        tree["storage"] = {**tree.get("storage", {}), "data_dir": str(data_dir)}
     try:
         settings = Settings.model_validate(tree)
     except ValidationError as error:
         raise SettingsError(_explain(path, error)) from error
-    absolute = settings.storage.data_dir.expanduser().absolute()
+    absolute = (data_dir or settings.storage.data_dir).expanduser().absolute()
     storage = settings.storage.model_copy(update={"data_dir": absolute})
     return settings.model_copy(update={"storage": storage})
+
+
+@dataclass(frozen=True)
+class SettingLine:
+    """One setting, for people: its name, its default as TOML, and what it means."""
+
+    section: str
+    key: str
+    default: str
+    meaning: str
+
+
+def describe_settings() -> list[SettingLine]:
+    """Every setting there is, in the order of the code."""
+    return [
+        SettingLine(section, key, _as_toml(value), type(table).model_fields[key].description or "")
+        for section, table in Settings()
+        for key, value in table
+    ]
+
+
+def _as_toml(value: object) -> str:
+    if isinstance(value, tuple):
+        return "[" + ", ".join(_as_toml(part) for part in value) + "]"
+    if isinstance(value, str | Path):
+        return f'"{value}"'
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _explain(path: Path | None, error: ValidationError) -> str:

@@ -215,11 +215,10 @@ class _Demo:
             },
             "serving_skew": {"checked": counts.skew_checked, "violations": counts.skew_violated},
             "freshness_s": {
-                name: {
-                    **replay.freshness.percentiles(name),
-                    "unfinished": replay.freshness.num_open(name),
-                }
-                for name in ("counters", "learning")
+                name: replay.freshness.percentiles(name) for name in ("counters", "learning")
+            },
+            "unfinished": {
+                name: replay.freshness.num_open(name) for name in ("counters", "learning")
             },
             "quality": {
                 name: quality_of(np.array(ranks), quarters, tuple(range(1, _NUM_QUARTERS)))

@@ -47,6 +47,7 @@ def run_evaluation(
         ValueError: If a ranking is unknown.
     """
     dataset = read_dataset(data)
+    report_path.parent.mkdir(parents=True, exist_ok=True)
     chosen = tuple(rankings or DEFAULT_RANKINGS)
     evaluation = EvaluationSettings(
         model=settings.model, training=settings.training, blend=settings.blend

@@ -18,9 +18,9 @@ import numpy as np
 class _Kind:
     """One of the two promises: what is still open, and the times of what is not."""
 
-    open: dict[int, deque[tuple[int, float, int]]] = field(default_factory=dict)
+    open: dict[int, deque[tuple[int, float, float]]] = field(default_factory=dict)
     seconds: list[float] = field(default_factory=list)
-    weights: list[int] = field(default_factory=list)
+    weights: list[float] = field(default_factory=list)
 
 
 class FreshnessProbe:
@@ -45,9 +45,10 @@ class FreshnessProbe:
     def acknowledged(self, offsets: Mapping[str, int], num_events: int) -> None:
         """Some events were acknowledged just now, up to these offsets of their shards."""
         now_s = self._clock()
+        weight = num_events / max(1, len(offsets))  # the answer does not say which went where
         for kind in self._kinds.values():
             for shard, offset in offsets.items():
-                kind.open.setdefault(int(shard), deque()).append((offset, now_s, num_events))
+                kind.open.setdefault(int(shard), deque()).append((offset, now_s, weight))
 
     def answered(
         self, replica: str, trained_through: Sequence[int], counters_through: Sequence[int]
@@ -71,9 +72,9 @@ class FreshnessProbe:
                 for _, marks in self._replicas.values()
             )
             while waiting and waiting[0][0] <= through:
-                _, acknowledged_s, num_events = waiting.popleft()
+                _, acknowledged_s, weight = waiting.popleft()
                 kind.seconds.append(now_s - acknowledged_s)
-                kind.weights.append(num_events)
+                kind.weights.append(weight)
 
     def num_open(self, name: str) -> int:
         """Acknowledged batches that not every replica has answered with yet."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -56,14 +57,6 @@ class ServiceClient:
     ) -> None:
         await self._session.close()
 
-    async def put_items(self, items: Iterable[Item], *, batch: int = 500) -> Iterator[int]:
-        """Put items; returns the sizes of the batches, as they were accepted."""
-        sizes = []
-        for part in batches(items, batch):
-            await self.request("PUT", "/v1/items", {"items": [item_body(item) for item in part]})
-            sizes.append(len(part))
-        return iter(sizes)
-
     async def post_events(self, events: Sequence[Event]) -> dict[str, Any]:
         """Post at most 1,000 events; returns the acknowledgement."""
         return await self.request(
@@ -86,24 +79,27 @@ class ServiceClient:
         Raises:
             ServiceError: If it is refused, or still away after the last try.
         """
-        pause_s = 0.1
+        pause_s, asked_s = 0.1, 0.0
         failure = ServiceError(0, "not tried")
         for attempt in range(num_tries):
             if attempt:
                 self.num_retries += 1
-                await asyncio.sleep(pause_s * random.uniform(0.5, 1.5))
+                await asyncio.sleep(max(asked_s, pause_s * random.uniform(0.5, 1.5)))
                 pause_s = min(2 * pause_s, _MAX_PAUSE_S)
+            asked_s = 0.0
             try:
                 async with self._session.request(method, self._url + path, json=body) as response:
-                    answer = await response.json(content_type=None)
-                    if response.status < 400:
-                        return dict(answer)
-                    failure = ServiceError(response.status, _detail(answer))
-                    if response.status not in _RETRIED:
-                        raise failure
-                    pause_s = max(pause_s, float(response.headers.get("Retry-After", 0.0)))
+                    text = await response.text()
             except (aiohttp.ClientError, TimeoutError, ValueError) as error:
                 failure = ServiceError(0, f"{self._url} does not answer: {error!r}")
+                continue
+            answer = _parsed(text)
+            if response.status < 400 and isinstance(answer, dict):
+                return answer
+            failure = ServiceError(response.status, _detail(answer))
+            if response.status not in _RETRIED:
+                raise failure
+            asked_s = _retry_after_s(response.headers.get("Retry-After", ""))
         raise failure
 
 
@@ -136,6 +132,19 @@ def item_body(item: Item) -> dict[str, Any]:
         "categories": list(item.categories),
         "attributes": dict(item.attributes),
     }
+
+
+def _parsed(text: str) -> Any:
+    """The JSON document, or the text itself: a proxy in between may answer in HTML."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _retry_after_s(header: str) -> float:
+    """Seconds that the service asks to wait, within bounds; 0 for none and for a date."""
+    return min(float(header), _MAX_PAUSE_S) if header.isdecimal() else 0.0
 
 
 def _detail(answer: Any) -> str:

@@ -88,6 +88,8 @@ def count_errors(report: Report) -> list[str]:
         violations, checked = reads["violations"], reads["checked"]
         expect(checked > 0, "read your writes: never checked")
         expect(violations == 0, f"read your writes: violated in {violations} of {checked} reads")
+    for name, number in report.get("unfinished", {}).items():
+        expect(number == 0, f"{name}: {number} acknowledged batches never reached every replica")
     if requests := report.get("requests"):
         failed, total = requests["failed"], requests["ok"] + requests["failed"]
         expect(failed == 0, f"requests: {failed} of {total} failed")

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from cluster.freshness import FreshnessProbe
 from cluster.http_client import ServiceClient, ServiceError
-from recommender.counters import Counters
+from recommender.counters import DEFAULT_HALF_LIVES, Counters
 from recommender.datasets import Dataset
 from recommender.events import Event
 from recommender.ranking import eligible_items, ranks_of
@@ -70,12 +70,19 @@ class FrozenModel:
     Sees exactly the events and histories that the service sees, in this process.
     """
 
-    def __init__(self, scorer: Scorer, dataset: Dataset, num_warm: int, window: int) -> None:
+    def __init__(
+        self,
+        scorer: Scorer,
+        dataset: Dataset,
+        num_warm: int,
+        window: int,
+        half_lives: Sequence[float] = DEFAULT_HALF_LIVES,
+    ) -> None:
         self._scorer = scorer
         self._dataset = dataset
         self._window = window
         self._memory = ReplayMemory(window=window, history_length=HISTORY_LENGTH)
-        self._counters = Counters()
+        self._counters = Counters(half_lives)
         self.observe(range(num_warm))
 
     def observe(self, indices: Sequence[int] | range) -> None:
@@ -167,20 +174,23 @@ class StreamReplay:
             return
         events = [next(self._dataset.events(index, index + 1)) for index in indices]
         answer = await self._timed(self._client.post_events(events))
-        self._count(events, answer)
+        self.counts.sent += len(events)
         if answer is None:
             return
+        # Some may be known already: of a try that stored them but whose answer was lost.
+        self.counts.acknowledged += answer["accepted"] + answer["duplicates"]
         self.freshness.acknowledged(answer["offsets"], len(events))
         self._frozen.observe(indices)
         self.num_done += len(indices)
         self._num_batches += 1
-        if self._num_batches % self._resend_every == 0:  # as a client that lost the answer would
-            self._count(events, await self._timed(self._client.post_events(events)))
+        if self._num_batches % self._resend_every == 0:
+            await self._resend(events)
 
-    def _count(self, events: Sequence[Event], answer: dict[str, Any] | None) -> None:
+    async def _resend(self, events: Sequence[Event]) -> None:
+        """As a client that lost the answer would; one that is accepted again is in no count."""
+        answer = await self._timed(self._client.post_events(events))
         self.counts.sent += len(events)
         if answer is not None:
-            self.counts.acknowledged += answer["accepted"]
             self.counts.duplicates += answer["duplicates"]
 
     async def _ask(self, index: int) -> None:

@@ -31,10 +31,11 @@ from recommender.metrics import Quality, quality_of
 from recommender.model import Recommender
 from recommender.ranking import nearest_half_life
 from recommender.replay import ReplayMemory
+from recommender.rounds import round_batches
 from recommender.scorer import Scorer
 from recommender.settings import BlendSettings, ModelSettings, Section, TrainingSettings
 from recommender.training import Learner
-from recommender.windows import FreshEvents, concatenate, select
+from recommender.windows import FreshEvents
 
 FROZEN = "frozen"
 RANKINGS = ("popularity", "rules", "item_knn", "ease", FROZEN, LEARNING, BLEND)
@@ -323,15 +324,14 @@ class _Evaluation:
         newest = self._memory.latest_windows(
             training.fresh_windows * num_steps, self._memory.next_offset - 1 - num_fresh
         )
-        # Dealt out over the steps, for the same windows at every step would be overfitted.
-        for rows in np.array_split(self._sampling.permutation(len(newest)), num_steps):
-            older = self._memory.sample(
-                training.batch_windows - len(rows),
-                "recency",
-                training.replay_half_life,
-                self._sampling,
-            )
-            self._learner.step(concatenate([select(newest, rows), older]), popularity_MV, touched_V)
+        older = self._memory.sample(
+            training.batch_windows * num_steps - len(newest),
+            "recency",
+            training.replay_half_life,
+            self._sampling,
+        )
+        for batch in round_batches(newest, older, num_steps, self._sampling):
+            self._learner.step(batch, popularity_MV, touched_V)
         self._learn_cpu_s += self._cpu_clock() - started_s
 
 
