@@ -1,9 +1,8 @@
-"""Starts the actors on a Ray cluster that runs already:
+"""Starts the actors on a Ray cluster that runs already.
 
-ray job submit -- python -m cluster.start_actors [--settings FILE]
-
-Then `serve deploy cluster/serve_config.yaml`, and the training job:
-`ray job submit -- python -m cluster.train_job`. On a laptop `rheos up` does all three.
+`ray job submit -- python -m cluster.start_actors [--settings FILE]`, then
+`serve deploy cluster/serve_config.yaml` and `ray job submit -- python -m cluster.train_job`. On a
+laptop `rheos up` does all three.
 """
 
 from __future__ import annotations
