@@ -226,7 +226,7 @@ class ItemStatistics:
         self._log.append((self._sequence, rows, previous))
         self._sequence += len(rows)
         self._log_events += len(rows)
-        while self._log_events - len(self._log[0][1]) > self._kept_events:
+        while self._log_events - len(self._log[0][1]) >= self._kept_events:
             self._log_events -= len(self._log.popleft()[1])
 
 

@@ -208,7 +208,8 @@ def recommend(
             return await client.request("POST", "/v1/recommend", body, num_tries=3)
 
     answer = asyncio.run(ask())
-    table = Table(title=f"for {user}, version {answer['model_version']}, {answer['served']}")
+    title = f"for {user}, version {answer['model_version']}, {answer['served']}"
+    table = Table(title=escape(title))
     for heading in ("item", "title", "score", "shares"):
         table.add_column(heading)
     for item in answer["items"]:
@@ -220,6 +221,8 @@ def recommend(
             shares,
         )
     console.print(table)
+    if reason := answer.get("reason"):
+        console.print(escape(f"nothing to recommend: {reason}"))
     console.print(
         f"history of {answer['history_length']} items; weights miss the last "
         f"{answer['staleness_ms']} ms; request {answer['request_id']}"
@@ -279,14 +282,14 @@ def demo(
             "with neither, a simulated stream with one drift.",
         ),
     ] = None,
-    rate: Annotated[float, typer.Option(help="Events a second.")] = 250.0,
+    rate: Annotated[float, typer.Option(min=0.1, help="Events a second.")] = 250.0,
     max_events: MaxEventsOption = None,
     out: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("demo-out"),
     keep: Annotated[bool, typer.Option("--keep", help="Leave it running afterwards.")] = False,
     config: ConfigOption = None,
     data_dir: DataDirOption = None,
     port: PortOption = None,
-    seed: Annotated[int, typer.Option(help="Of the simulated stream.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the simulated stream.")] = 0,
 ) -> None:
     """The main job, end to end: warm up on half a stream, replay the rest while learning, report.
 

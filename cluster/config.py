@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,10 +93,11 @@ class Settings(Section):
                 f"training.fresh_windows is {self.training.fresh_windows} and must not exceed "
                 f"training.batch_windows, which is {self.training.batch_windows}"
             )
-        if not self.model.half_lives or min(self.model.half_lives) <= 0.0:
+        half_lives = self.model.half_lives
+        if not half_lives or not all(0.0 < half_life < math.inf for half_life in half_lives):
             raise ValueError(
-                f"model.half_lives is {self.model.half_lives} and must hold at least one number, "
-                "each above 0"
+                f"model.half_lives is {half_lives} and must hold at least one number, "
+                "each above 0 and finite"
             )
         return self
 
@@ -151,6 +153,8 @@ def _as_toml(value: object) -> str:
 def _explain(path: Path | None, error: ValidationError) -> str:
     lines = [f"{path or 'settings'}: {error.error_count()} setting(s) refused"]
     for problem in error.errors():
-        key = ".".join(str(part) for part in problem["loc"]) or "(whole file)"
-        lines.append(f"  {key}: {problem['msg']} (given: {problem['input']!r:.80})")
+        if key := ".".join(str(part) for part in problem["loc"]):
+            lines.append(f"  {key}: {problem['msg']} (given: {problem['input']!r:.80})")
+        else:  # a relation between keys: its message names them
+            lines.append(f"  {problem['msg'].removeprefix('Value error, ')}")
     return "\n".join(lines)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 from dataclasses import asdict, dataclass, is_dataclass
 from functools import partial
@@ -73,6 +74,7 @@ def start_actors(settings: Settings) -> None:
 def start_serving(settings: Settings) -> None:
     """Deploy the HTTP service and wait until its replicas answer."""
     serving = settings.serving
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)  # its progress is not for our users
     # Before the first serve.run, or the address is not heeded.
     serve.start(http_options={"host": serving.host, "port": serving.port})
     serve.run(build_app(app_settings(settings)), name=APPLICATION, route_prefix="/")

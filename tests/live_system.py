@@ -24,6 +24,7 @@ CONFIG = """\
 [cluster]
 num_cpus = 16
 [loop]
+num_workers = {num_workers}
 warmup_events = 1000
 round_interval_s = 0.5
 [training]
@@ -54,6 +55,7 @@ class LiveSystem:
 
     folder: Path
     min_replicas: int = 2
+    num_workers: int = 1
     port: int = field(default_factory=free_port)
 
     @property
@@ -83,7 +85,11 @@ class LiveSystem:
         """The command line on this system's folder."""
         self.folder.mkdir(parents=True, exist_ok=True)
         config = self.folder / "rheos.toml"
-        config.write_text(CONFIG.format(port=self.port, min_replicas=self.min_replicas))
+        config.write_text(
+            CONFIG.format(
+                port=self.port, min_replicas=self.min_replicas, num_workers=self.num_workers
+            )
+        )
         options = ["--config", str(config), "--data-dir", str(self.data_dir)]
         return [sys.executable, "-m", "cluster.cli", *arguments, *options]
 

@@ -1,4 +1,7 @@
-"""Processes of a running system are killed; learning and serving go on."""
+"""Processes of a running system are killed; learning and serving go on.
+
+Its training group has two workers, so that they also show data-parallel training in the loop.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ pytestmark = [pytest.mark.chaos, pytest.mark.timeout(240)]
 
 @pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveSystem]:
-    live = LiveSystem(tmp_path_factory.mktemp("chaos"))
+    live = LiveSystem(tmp_path_factory.mktemp("chaos"), num_workers=2)
     try:
         live.up()
         live.ingest_simulated()
@@ -33,6 +36,7 @@ def kill(system: LiveSystem, name: str) -> int:
 
 def test_training_goes_on_after_its_worker_is_killed(system: LiveSystem) -> None:
     before = system.model()
+    assert len(system.worker_pids("RayTrainWorker")) == 2
     pid = kill(system, "RayTrainWorker")
     item = simulated_stream().items[5].item_id
     offsets = system.click("during-the-outage", item)["offsets"]

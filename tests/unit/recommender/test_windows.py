@@ -35,7 +35,7 @@ def same(one: Windows, other: Windows) -> bool:
     return all(np.array_equal(a, b) for a, b in zip(_arrays(one), _arrays(other), strict=True))
 
 
-def _arrays(batch: Windows) -> list[np.ndarray]:  # type: ignore[type-arg]
+def _arrays(batch: Windows) -> list[np.ndarray]:
     return [batch.items_BT, batch.feedback_BT, batch.gaps_BT, batch.lengths_B]
 
 
@@ -63,7 +63,7 @@ def test_windows_without_unknown_items_are_not_copied() -> None:
 @pytest.mark.parametrize(
     "chosen", [np.array([2, 0]), np.array([True, False, True]), slice(1, 3), np.array([], np.int64)]
 )
-def test_select_takes_whole_rows_in_the_order_asked_for(chosen: np.ndarray | slice) -> None:  # type: ignore[type-arg]
+def test_select_takes_whole_rows_in_the_order_asked_for(chosen: np.ndarray | slice) -> None:
     rows: list[Row] = [[(1, 6, 0)], [(2, 7, 1), (3, 8, 2)], [(4, 9, 3)] * 3]
     places = np.arange(3)[chosen].tolist()
     assert same(select(windows(rows), chosen), windows([rows[place] for place in places]))
