@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 JOB_PREFIX = "rheos-training-"
 KEEPER_FILE = "keeper.json"
 _MAX_BACKOFF_S = 60.0
+_MAX_PATIENCE_S = 300.0
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,7 @@ class Keeper:
         self._metrics = KeeperMetrics()
         self._deeds: deque[Deed] = deque(maxlen=100)
         self._last_answer_s: dict[str, float] = {}
+        self._patience_s: dict[str, float] = {}
         self._backoff_s = settings.job_backoff_s
         self._next_submit_s = 0.0
         self._job_state = "none"
@@ -125,13 +127,17 @@ class Keeper:
             handle = await asyncio.to_thread(self._find_or_start, spec)
             status = await ask(handle, "status", timeout_s=self._settings.interval_s)
             self._last_answer_s[spec.name] = time.monotonic()
+            self._patience_s.pop(spec.name, None)
             if getattr(status, "state", "") == "failed":
                 await ask(handle, "recover", timeout_s=self._settings.hang_timeout_s)
         except ShardUnavailable:
             silent_s = now_s - self._last_answer_s.setdefault(spec.name, now_s)
-            if silent_s > self._settings.hang_timeout_s:
+            patience_s = self._patience_s.setdefault(spec.name, self._settings.hang_timeout_s)
+            if silent_s > patience_s:
                 await asyncio.to_thread(self._kill, spec)
                 self._last_answer_s[spec.name] = time.monotonic()
+                # A start that takes longer than we wait must not be ended again and again.
+                self._patience_s[spec.name] = max(patience_s, min(2 * patience_s, _MAX_PATIENCE_S))
         except RayError as error:
             logger.warning("cannot look at actor=%s error=%r", spec.name, error)
 

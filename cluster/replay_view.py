@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -76,6 +76,8 @@ class ReplayView:
             yield
         finally:
             task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
             self._record()
             show()
 

@@ -15,6 +15,8 @@ from torch import nn
 from actors.worker_group import WorkerGroup
 from recommender.windows import Windows
 
+pytestmark = pytest.mark.actor
+
 CPU = torch.device("cpu")
 
 
@@ -26,7 +28,8 @@ def windows(num_rows: int) -> Windows:
 
 
 def rows_of(batch: Windows) -> list[int]:
-    return batch.items_BT[:, 0].tolist()
+    rows: list[int] = batch.items_BT[:, 0].tolist()
+    return rows
 
 
 def linear() -> nn.Linear:

@@ -156,6 +156,16 @@ def test_a_rewind_counts_up_to_the_watermark_and_goes_on_right_behind_it(make: M
     assert offsets == {0: [2], 1: [0, 1]}
 
 
+def test_a_rewind_forgets_what_was_read_and_not_taken(make: Make) -> None:
+    world = make(num_shards=1)
+    world.put("a")
+    world.append(0, clicks(0, "a", "a", "a"))
+    assert world.feed.wait(enough=3, interval_s=0.0, timeout_s=0.0) == 3
+    world.feed.rewind((0,))
+    assert world.feed.counters.num_events == 1
+    assert [part.events.offsets_N.tolist() for part in world.take(enough=2)] == [[1, 2]]
+
+
 def test_a_rewind_goes_over_many_reads_and_over_what_has_left_the_memory(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
