@@ -42,6 +42,17 @@ MaxEventsOption = Annotated[int | None, typer.Option(min=1, help="Use only the f
 
 def main() -> None:
     """Entry point: errors that a person can mend are printed as one paragraph, not a traceback."""
+    try:
+        app()
+    except Exception as error:
+        if not isinstance(error, _mendable_errors()):
+            raise
+        stderr = Console(stderr=True)
+        stderr.print(f"[red]rheos:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        sys.exit(2)
+
+
+def _mendable_errors() -> tuple[type[Exception], ...]:
     from cluster.config import SettingsError
     from cluster.downloads import DownloadError
     from cluster.http_client import ServiceError
@@ -49,15 +60,10 @@ def main() -> None:
     from recommender.datasets import DatasetError
     from recommender.text_encoder import TextEncoderError
 
-    try:
-        app()
-    except (
+    return (
         *(SettingsError, ClusterError, ServiceError),
         *(DatasetError, DownloadError, TextEncoderError),
-    ) as error:
-        stderr = Console(stderr=True)
-        stderr.print(f"[red]rheos:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
-        sys.exit(2)
+    )
 
 
 @app.command()

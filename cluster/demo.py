@@ -118,7 +118,15 @@ class _Demo:
             with self._watch.phase("warm_up"):
                 await self._warm_up(client)
             scorer = await self._frozen_scorer()
-            frozen = FrozenModel(scorer, self._dataset, self._num_warm, self._settings.model.window)
+            model, buffer = self._settings.model, self._settings.buffer
+            frozen = FrozenModel(
+                scorer,
+                self._dataset,
+                self._num_warm,
+                window=model.window,
+                half_lives=model.half_lives,
+                history_length=buffer.history_length,
+            )
             replay = StreamReplay(
                 client,
                 self._dataset,

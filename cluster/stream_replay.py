@@ -27,7 +27,6 @@ from recommender.scorer import Scorer
 
 SCORED_EVERY = 5
 FIRST_SCORED = 2
-HISTORY_LENGTH = 1_000
 RANKING_NAMES = {"popularity": "popularity", "rules": "rules", "net": "learning", "blend": "blend"}
 """Rankings of an answer by the service's names, and what reports call them."""
 
@@ -75,13 +74,15 @@ class FrozenModel:
         scorer: Scorer,
         dataset: Dataset,
         num_warm: int,
+        *,
         window: int,
         half_lives: Sequence[float] = DEFAULT_HALF_LIVES,
+        history_length: int = 1_000,
     ) -> None:
         self._scorer = scorer
         self._dataset = dataset
         self._window = window
-        self._memory = ReplayMemory(window=window, history_length=HISTORY_LENGTH)
+        self._memory = ReplayMemory(window=window, history_length=history_length)
         self._counters = Counters(half_lives)
         self.observe(range(num_warm))
 

@@ -1,7 +1,7 @@
 from collections.abc import Sequence
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors.lessons import newest_windows
@@ -63,6 +63,7 @@ rows_in_log_order = st.lists(
 ).map(lambda rows: sorted(rows, key=lambda row: row[1]))
 
 
+@settings(deadline=None)
 @given(rows_in_log_order)
 def test_every_window_comes_once_and_no_user_twice_before_all_users_once(rows: list[Row]) -> None:
     places = order([part(0, rows)])

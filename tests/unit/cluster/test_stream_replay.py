@@ -89,7 +89,7 @@ def frozen_model(dataset: Dataset, num_warm: int = START) -> FrozenModel:
     texts_VD = np.random.default_rng(0).normal(size=(num_items, 6)).astype(np.float32)
     state = Recommender(SETTINGS, texts_VD, seed=0).export_state()
     scorer = Scorer.from_state(state, SETTINGS)
-    return FrozenModel(scorer, dataset, num_warm, SETTINGS.window, HALF_LIVES)
+    return FrozenModel(scorer, dataset, num_warm, window=SETTINGS.window, half_lives=HALF_LIVES)
 
 
 async def replayed(

@@ -1,5 +1,5 @@
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recommender.rounds import round_batches
@@ -26,6 +26,7 @@ def dealt(
 counts = st.none() | st.integers(0, 40)
 
 
+@settings(deadline=None)
 @given(counts, counts, st.integers(1, 9))
 def test_every_window_is_in_one_batch_and_no_batch_is_empty(
     num_newest: int | None, num_older: int | None, num_steps: int
@@ -37,6 +38,7 @@ def test_every_window_is_in_one_batch_and_no_batch_is_empty(
     assert all(batches)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 40), st.integers(0, 40), st.integers(1, 9))
 def test_each_step_gets_its_share_of_both_kinds(
     num_newest: int, num_older: int, num_steps: int

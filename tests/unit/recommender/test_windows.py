@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recommender.windows import PAD, Windows, concatenate, select, without_unknown
@@ -39,6 +39,7 @@ def _arrays(batch: Windows) -> list[np.ndarray]:
     return [batch.items_BT, batch.feedback_BT, batch.gaps_BT, batch.lengths_B]
 
 
+@settings(deadline=None)
 @given(rows_of_five)
 def test_without_unknown_is_as_if_the_unknown_items_had_never_been(rows: list[Row]) -> None:
     known = [[entry for entry in row if entry[0] != PAD] for row in rows]
@@ -69,6 +70,7 @@ def test_select_takes_whole_rows_in_the_order_asked_for(chosen: np.ndarray | sli
     assert same(select(windows(rows), chosen), windows([rows[place] for place in places]))
 
 
+@settings(deadline=None)
 @given(st.lists(rows_of_five, min_size=1, max_size=4))
 def test_concatenate_is_one_batch_after_the_other(parts: list[list[Row]]) -> None:
     joined = concatenate([windows(part) for part in parts])
