@@ -9,8 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from ray.serve._private.haproxy import BackendConfig, HAProxyApi, HAProxyConfig, ServerConfig
-from ray.serve.config import HTTPOptions
+from rendered_haproxy import render
 
 from cluster.config import Settings
 from cluster.haproxy_wrapper import (
@@ -27,34 +26,10 @@ from serve_app.settings import ServingSettings
 LIMITS = limits_of(Settings().serving)
 
 
-def render(folder: Path, *, host: str = "127.0.0.1", with_backends: bool = True) -> str:
-    """What the installed Ray writes for HAProxy, with one replica or with none."""
-    path = folder / "haproxy.cfg"
-    backend = BackendConfig(
-        name="http-rheos",
-        path_prefix="/",
-        app_name="rheos",
-        servers=[ServerConfig(name="replica", host="127.0.0.1", port=30_000)],
-    )
-    config = HAProxyConfig(
-        http_options=HTTPOptions(host=host, port=8_000),
-        socket_path=str(folder / "ha.sock"),
-        server_state_base=str(folder),
-        server_state_file=str(folder / "server-state"),
-        metrics_socket_path=str(folder / "m.sock"),
-        stats_port=8_404,
-        metrics_port=9_101,
-        has_received_routes=with_backends,
-    )
-    backends = {backend.name: backend} if with_backends else {}
-    HAProxyApi(config, backends, str(path))._generate_config_file_internal()
-    return path.read_text()
-
-
 @pytest.fixture
 def rendered(tmp_path: Path) -> str:
     """A configuration with a replica, as rendered by the installed Ray."""
-    return render(tmp_path)
+    return render(tmp_path).read_text()
 
 
 def lines(config: str, keyword: str) -> list[str]:
@@ -62,9 +37,11 @@ def lines(config: str, keyword: str) -> list[str]:
     return [line.strip() for line in config.splitlines() if line.strip().startswith(keyword)]
 
 
-@pytest.mark.parametrize("with_backends", [True, False])
-def test_only_the_configured_port_is_open_to_others(tmp_path: Path, with_backends: bool) -> None:
-    before = render(tmp_path, host="0.0.0.0", with_backends=with_backends)
+@pytest.mark.parametrize("replica_port", [30_000, None])
+def test_only_the_configured_port_is_open_to_others(
+    tmp_path: Path, replica_port: int | None
+) -> None:
+    before = render(tmp_path, host="0.0.0.0", replica_port=replica_port).read_text()
     after = harden(before, LIMITS, "/pages")
     assert lines(before, "bind ") == ["bind :9101", "bind *:8000", "bind *:8404"]
     assert lines(after, "bind ") == ["bind 127.0.0.1:9101", "bind *:8000", "bind 127.0.0.1:8404"]
