@@ -23,7 +23,11 @@ from pathlib import Path
 
 REFUSAL_FILE = "refused.txt"
 ERROR_STATUSES = (400, 408, 413, 500, 502, 503, 504)
-"""Statuses that HAProxy answers by itself; for each there is a `<status>.http` among the pages."""
+"""Statuses that HAProxy answers by itself; for each there is a `<status>.http` among the pages.
+
+HAProxy 2.8 has a built-in page for bytes that are not HTTP (400) and for headers that come too late
+(408) all the same, see haproxy/haproxy#3032: a fixed text that repeats nothing of what was sent.
+"""
 
 _MARK = "# Hardened by rheos."
 # Serve takes these from a client: its time limit, whether it notices a client that left, and which
