@@ -85,7 +85,7 @@ class Keeper:
         self._patience_s: dict[str, float] = {}
         self._backoff_s = settings.job_backoff_s
         self._next_submit_s = 0.0
-        self._job_state = "none"
+        self._job_state, self._job_id = "none", ""
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
         self._thread.start()
 
@@ -100,6 +100,7 @@ class Keeper:
         return {
             "watches": [spec.name for spec in self._specs],
             "training_job": self._job_state,
+            "training_job_id": self._job_id,
             "deeds": [f"{deed.at_ms} {deed.what}" for deed in self._deeds],
         }
 
@@ -166,6 +167,7 @@ class Keeper:
         ]
         newest = max(ours, key=lambda details: details.start_time or 0, default=None)
         self._job_state = "none" if newest is None else str(newest.status.value)
+        self._job_id = "" if newest is None else str(newest.submission_id)
         alive = (JobStatus.PENDING, JobStatus.RUNNING)
         if newest is not None and newest.status in (*alive, JobStatus.STOPPED):
             self._backoff_s = self._settings.job_backoff_s

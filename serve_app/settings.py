@@ -38,6 +38,10 @@ class ServingSettings(Section):
     """Time after which a recommendation goes on without the user's history, flagged `degraded`."""
     max_body_bytes: int = Field(default=1_048_576, ge=1_024)
     """Largest request body; beyond it 413."""
+    header_timeout_s: float = Field(default=5.0, gt=0.0, le=60.0)
+    """Time a client may take to send a request's headers (HAProxy)."""
+    max_connections_per_address: int = Field(default=512, ge=1)
+    """Connections one address may hold (HAProxy). Behind an edge, all have the edge's address."""
     max_batch: int = Field(default=1_000, ge=1)
     """Most events or items in one request."""
     max_k: int = Field(default=1_000, ge=1)

