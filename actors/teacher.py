@@ -31,7 +31,7 @@ from recommender.counters import Counters
 from recommender.fresh_scoring import LiveState, score_fresh
 from recommender.metrics import ndcg_at_k
 from recommender.promotion import Decision, Verdict, find_non_finite, judge, memory_ndcg
-from recommender.ranking import nearest_half_life
+from recommender.ranking import BLEND_HALF_LIFE, nearest_half_life
 from recommender.replay import Strategy
 from recommender.rounds import round_batches
 from recommender.scorer import Scorer
@@ -39,9 +39,6 @@ from recommender.training import Learner
 from recommender.windows import Windows, select
 
 logger = logging.getLogger(__name__)
-
-BLEND_HALF_LIFE = 2_000.0
-"""Half-life, in events, of the popularity that is blended in."""
 
 _NUM_PROBES = 128
 _PROBE_ROUNDS = 20

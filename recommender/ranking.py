@@ -19,6 +19,9 @@ from recommender.windows import Windows
 COMPONENTS = ("net", "rules", "popularity", "content")
 """Rankings that the blend fuses, by the names in answers and reports."""
 
+BLEND_HALF_LIFE = 2_000.0
+"""Half-life, in events, of the popularity that the blend fuses."""
+
 _LONGEST_WINDOW = 512  # the most that `ModelSettings.window` allows
 _PROFILE_ITEMS = 20
 _PROFILE_FADE = 0.9

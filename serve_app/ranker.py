@@ -13,18 +13,18 @@ from numpy.typing import NDArray
 
 from recommender.blend import BLEND, Blended, standardise
 from recommender.ranking import (
+    BLEND_HALF_LIFE,
     History,
     component_scores,
     content_scores,
     eligible_items,
+    nearest_half_life,
     ranks_of,
     top_k,
 )
 from serve_app.live_state import LiveState
 
 Floats = NDArray[np.float32]
-_BLEND_HALF_LIFE = 2_000.0
-"""Half-life, in events, of the popularity that the blend fuses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +102,7 @@ def score_components(state: LiveState, history: History) -> dict[str, Floats]:
         scorer,
         state.counters,
         history,
-        half_life_index=blend_half_life_index(state.counters.half_lives),
+        half_life_index=nearest_half_life(state.counters.half_lives, BLEND_HALF_LIFE),
         num_items=state.catalog.num_items,
     )
     if scorer is None:
@@ -120,11 +120,6 @@ def similar_rows(state: LiveState, row: int, k: int) -> list[tuple[int, float]]:
     others_V[row] = False
     rows = top_k(cosines_V, others_V, k)
     return list(zip(rows.tolist(), cosines_V[rows].tolist(), strict=True))
-
-
-def blend_half_life_index(half_lives: Sequence[float]) -> int:
-    """Which of the counters' half-lives is nearest to the blend's, by ratio."""
-    return int(np.argmin(np.abs(np.log(np.array(half_lives) / _BLEND_HALF_LIFE))))
 
 
 def _eligible(state: LiveState, history: History, query: Query) -> tuple[NDArray[np.bool_], int]:
