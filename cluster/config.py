@@ -18,6 +18,7 @@ from actors.settings import (
 )
 from recommender.settings import (
     BlendSettings,
+    FilterSettings,
     ModelSettings,
     Section,
     TextSettings,
@@ -68,6 +69,8 @@ class Settings(Section):
     """`[training]`"""
     blend: BlendSettings = BlendSettings()
     """`[blend]`"""
+    filters: FilterSettings = FilterSettings()
+    """`[filters]`"""
     serving: ServingSettings = ServingSettings()
     """`[serving]`"""
 

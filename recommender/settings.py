@@ -91,3 +91,18 @@ class BlendSettings(Section):
     """A component must beat the blend by this share, plus 0.002, to be served instead."""
     guard_min_events: int = Field(default=50, ge=1)
     """Scored events in a bucket before the guard may act."""
+
+
+class FilterSettings(Section):
+    """Which fresh events may teach weights, counters and blend. A bound of 0 is off."""
+
+    span: int = Field(default=1_000, ge=10, le=100_000)
+    """Events of a shard over which the bounds below are counted."""
+    max_repeats: int = Field(default=3, ge=0)
+    """How often one item of a user's window teaches."""
+    max_user_events: int = Field(default=500, ge=0)
+    """Events of one user in a span that teach."""
+    max_twins: int = Field(default=3, ge=0)
+    """Users in a span who may come to an item after nearly the same items; more are bots."""
+    max_growth: float = Field(default=0.0, ge=0.0)
+    """An item with over 10 events in a span may have so many times what its past suggests."""
