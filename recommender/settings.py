@@ -72,6 +72,10 @@ class TrainingSettings(Section):
     """Catalogues larger than this train with a sampled, logQ-corrected softmax."""
     num_sampled: int = Field(default=4_096, ge=16)
     """Negatives a step of the sampled softmax."""
+    adversarial_size: float = Field(default=0.0, ge=0.0, le=10.0)
+    """Length of the worst-case shift of item vectors that training also has to bear; 0 is off."""
+    adversarial_weight: float = Field(default=1.0, ge=0.0, le=10.0)
+    """How much the loss under that shift counts beside the plain loss."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """`auto` is bfloat16 autocast on a GPU and float32 on a CPU."""
 

@@ -49,7 +49,7 @@ async def test_every_answer_has_its_documented_shape(actors: FakeActors, has_ver
             (
                 "POST",
                 "/v1/recommend",
-                {"user_id": "anna", "explain": True},
+                {"user_id": "a", "explain": True},
                 answers.RecommendAnswer,
             ),
             ("GET", "/v1/items/film-1/similar?k=3", None, answers.SimilarAnswer),
@@ -324,6 +324,7 @@ async def test_an_explanation_names_the_history_items_that_pull(
 ) -> None:
     async with replica(actors) as (service, client):
         await actors.statistics.count(0, 2, 4)
+        await eventually(lambda: service.state.counters.num_events == 3)
         if has_version:
             await actors.store.publish(actors.catalog)
             await eventually(lambda: service.state.model_version == 1)
