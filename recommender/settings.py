@@ -102,7 +102,7 @@ class FilterSettings(Section):
 
     span: int = Field(default=1_000, ge=10, le=100_000)
     """Events of a shard over which the bounds below are counted."""
-    max_repeats: int = Field(default=3, ge=0)
+    max_repeats: int = Field(default=2, ge=0)
     """How often one item of a user's window teaches."""
     max_user_events: int = Field(default=500, ge=0)
     """Events of one user in a span that teach."""
