@@ -23,7 +23,7 @@ from actors.item_rows import CatalogRows, ItemRows
 from actors.messages import ActorsError, CounterSnapshot, CounterUpdates, Watermark
 from recommender.counters import Counters, previous_items
 from recommender.fresh_filters import Recent, keep, known_events, screen
-from recommender.settings import FilterSettings
+from recommender.settings import NO_FILTERS, FilterSettings
 from recommender.windows import PAD, FreshEvents, Windows
 
 logger = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ class ItemStatistics:
         num_shards: int,
         half_lives: Sequence[float],
         *,
-        filters: FilterSettings | None = None,
+        filters: FilterSettings = NO_FILTERS,
         timeout_s: float = 10.0,
         publish_interval_s: float = 0.1,
         kept_events: int = 50_000,
@@ -76,7 +76,7 @@ class ItemStatistics:
         self._counters = Counters(half_lives)
         self._sequence = 0
         self._num_unknown = 0
-        self._filters = filters or FilterSettings()
+        self._filters = filters
         self._left_out: Counter[str] = Counter()
         self._tails = [_Tail() for _ in range(num_shards)]
         self._through: list[int] = [-1] * num_shards

@@ -22,7 +22,7 @@ from actors.messages import ShardUnavailable, Watermark
 from recommender.counters import Counters, previous_items
 from recommender.fresh_filters import Recent, keep, known_events, screen, without_repeats
 from recommender.replay import Strategy
-from recommender.settings import FilterSettings
+from recommender.settings import NO_FILTERS, FilterSettings
 from recommender.windows import (
     FreshEvents,
     Windows,
@@ -80,7 +80,7 @@ class StreamFeed:
         num_shards: int,
         counters: Counters,
         *,
-        filters: FilterSettings,
+        filters: FilterSettings = NO_FILTERS,
         timeout_s: float = 30.0,
     ) -> None:
         self._runner = asyncio.Runner()

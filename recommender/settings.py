@@ -110,3 +110,7 @@ class FilterSettings(Section):
     """Users in a span who may come to an item after nearly the same items; more are bots."""
     max_growth: float = Field(default=0.0, ge=0.0)
     """An item with over 10 events in a span may have so many times what its past suggests."""
+
+
+NO_FILTERS = FilterSettings(max_repeats=0, max_user_events=0, max_twins=0, max_growth=0.0)
+"""Every event teaches."""
