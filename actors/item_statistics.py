@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -22,7 +22,9 @@ from actors.item_catalog_client import ItemCatalogClient
 from actors.item_rows import CatalogRows, ItemRows
 from actors.messages import ActorsError, CounterSnapshot, CounterUpdates, Watermark
 from recommender.counters import Counters, previous_items
-from recommender.windows import PAD
+from recommender.fresh_filters import Recent, keep, known_events, screen
+from recommender.settings import NO_FILTERS, FilterSettings
+from recommender.windows import PAD, FreshEvents, Windows
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +37,8 @@ class _Tail:
     """What was read of one shard and not counted yet."""
 
     after_offset: int = -1
+    boot_id: str = ""
+    recent: Recent = field(default_factory=Recent.nothing)
     is_at_end: bool = False
     offsets: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     times: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
@@ -50,8 +54,9 @@ class ItemStatistics:
     """Counts every event of every shard once and tells its followers.
 
     Promises: `updates_after` brings a follower everything that was counted, in order, within
-    `publish_interval_s`. Never counts an event of an item the catalogue does not have. A restart
-    loses nothing that the logs hold: it counts them again, and its new `boot_id` says so.
+    `publish_interval_s`. Never counts an event of an item the catalogue does not have, or one that
+    the filters keep from teaching. A restart loses nothing that the logs hold: it counts them
+    again, and its new `boot_id` says so.
     """
 
     def __init__(
@@ -59,6 +64,7 @@ class ItemStatistics:
         num_shards: int,
         half_lives: Sequence[float],
         *,
+        filters: FilterSettings = NO_FILTERS,
         timeout_s: float = 10.0,
         publish_interval_s: float = 0.1,
         kept_events: int = 50_000,
@@ -70,6 +76,8 @@ class ItemStatistics:
         self._counters = Counters(half_lives)
         self._sequence = 0
         self._num_unknown = 0
+        self._filters = filters
+        self._left_out: Counter[str] = Counter()
         self._tails = [_Tail() for _ in range(num_shards)]
         self._through: list[int] = [-1] * num_shards
         self._acknowledged_ms: list[int] = [0] * num_shards
@@ -126,6 +134,7 @@ class ItemStatistics:
             "boot_id": self.boot_id,
             "num_counted": self._sequence,
             "num_unknown": self._num_unknown,
+            "num_left_out": dict(self._left_out),
             "num_items": self._counters.num_items,
             "counters_through": list(self._through),
             "last_error": self._last_error,
@@ -185,16 +194,34 @@ class ItemStatistics:
         windows = fresh.windows.with_items(
             await item_rows.rows(shard, boot_id, fresh.windows.items_BT)
         )
-        last_B = windows.lengths_B - 1
-        rows = windows.items_BT[np.arange(len(last_B)), last_B]
+        rows, previous = self._counted(tail, boot_id, fresh, windows)
         tail.offsets = np.concatenate([tail.offsets, fresh.offsets_N])
         # The clock of a machine may be set back; in a shard the log's order is the one that counts.
         times = np.concatenate([tail.times, fresh.acknowledged_ms_N])
         tail.times = np.maximum.accumulate(times)
         tail.rows = np.concatenate([tail.rows, rows])
-        previous = previous_items(windows)
         tail.previous = np.concatenate([tail.previous.reshape(-1, previous.shape[1]), previous])
         tail.after_offset = int(fresh.offsets_N[-1])
+
+    def _counted(
+        self, tail: _Tail, boot_id: str, fresh: FreshEvents, windows: Windows
+    ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """Rows and previous items of events; PAD for those that are not to be counted."""
+        known = known_events(fresh, windows, fresh.seen_values)
+        if boot_id != tail.boot_id:  # user codes are those of one boot of a shard
+            tail.boot_id, tail.recent = boot_id, Recent.nothing()
+        screened = screen(known, tail.recent, self._filters)
+        tail.recent = screened.recent
+        self._num_unknown += len(fresh) - len(known)
+        self._left_out.update(screened.counts())
+        kept = keep(known, screened.kept_N)
+        places = np.searchsorted(fresh.offsets_N, kept.offsets_N)
+        previous = previous_items(kept.windows)
+        rows = np.full(len(fresh), PAD, np.int32)
+        rows[places] = kept.items_N
+        all_previous = np.full((len(fresh), previous.shape[1]), PAD, np.int32)
+        all_previous[places] = previous
+        return rows, all_previous
 
     def _count(self) -> bool:
         """Count, in order of acknowledgement, all that no shard can still precede."""
@@ -218,7 +245,6 @@ class ItemStatistics:
 
     def _publish(self, rows: NDArray[np.int32], previous: NDArray[np.int32]) -> None:
         is_known = rows != PAD
-        self._num_unknown += int((~is_known).sum())
         rows, previous = rows[is_known], previous[is_known]
         if not len(rows):
             return

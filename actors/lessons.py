@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +12,13 @@ from numpy.typing import NDArray
 
 from actors.settings import BufferSettings, LoopSettings
 from actors.stream_feed import CatalogGrowth, FreshPart
-from recommender.settings import BlendSettings, ModelSettings, Section, TrainingSettings
+from recommender.settings import (
+    BlendSettings,
+    FilterSettings,
+    ModelSettings,
+    Section,
+    TrainingSettings,
+)
 from recommender.windows import Windows, concatenate, select
 
 
@@ -28,6 +35,8 @@ class TrainingJobSettings(Section):
     """`[training]`"""
     blend: BlendSettings = BlendSettings()
     """`[blend]`"""
+    filters: FilterSettings = FilterSettings()
+    """`[filters]`"""
     encoder: str = "minilm"
     """Which BERT the catalogue's text vectors come from; written into every manifest."""
     seed: int = 0
@@ -57,6 +66,7 @@ class RoundReport:
     """Numbers of one round, for the manifest, the metrics and the log."""
 
     num_fresh: int = 0
+    left_out: Counter[str] = field(default_factory=Counter)
     num_steps: int = 0
     loss: float = float("nan")
     seconds: dict[str, float] = field(default_factory=dict)

@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine
-from dataclasses import dataclass
+from collections.abc import Coroutine, Mapping
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import numpy as np
@@ -20,7 +20,9 @@ from actors.item_catalog_client import ItemCatalogClient
 from actors.item_rows import CatalogRows, ItemRows
 from actors.messages import ShardUnavailable, Watermark
 from recommender.counters import Counters, previous_items
+from recommender.fresh_filters import Recent, keep, known_events, screen, without_repeats
 from recommender.replay import Strategy
+from recommender.settings import NO_FILTERS, FilterSettings
 from recommender.windows import (
     FreshEvents,
     Windows,
@@ -39,15 +41,18 @@ _ENCODING_TIMEOUT_S = 600.0
 
 @dataclass(frozen=True)
 class FreshPart:
-    """Fresh events of one shard, over catalogue rows; events of unknown items are left out.
+    """Fresh events of one shard, over catalogue rows, that may teach.
 
-    `through` is the last offset that was read and `num_read` how many events were.
+    Events of unknown items are not among them, nor what the filters left out, which `left_out`
+    counts by reason. `through` is the last offset that was read and `num_read` how many events
+    were.
     """
 
     shard: int
     through: int
     num_read: int
     events: FreshEvents
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -70,10 +75,20 @@ class StreamFeed:
     `watermark` is moved by `take` alone: what it covers has been handed out.
     """
 
-    def __init__(self, num_shards: int, counters: Counters, *, timeout_s: float = 30.0) -> None:
+    def __init__(
+        self,
+        num_shards: int,
+        counters: Counters,
+        *,
+        filters: FilterSettings = NO_FILTERS,
+        timeout_s: float = 30.0,
+    ) -> None:
         self._runner = asyncio.Runner()
         self._timeout_s = timeout_s
         self._num_shards = num_shards
+        self._filters = filters
+        # What the filters remember of each shard; its codes are those of one boot of the shard.
+        self._recent: list[tuple[str, Recent]] = [("", Recent.nothing())] * num_shards
         self.counters = counters
         self.watermark: list[int] = [-1] * num_shards
         self._read_to: list[int] = [-1] * num_shards
@@ -106,6 +121,7 @@ class StreamFeed:
         self.counters = Counters(self.counters.half_lives)
         self.watermark = [-1] * self._num_shards
         self._read_to = [-1] * self._num_shards
+        self._recent = [("", Recent.nothing())] * self._num_shards
         while any(have < want for have, want in zip(self.watermark, watermark, strict=True)):
             if not self.run(self._read(watermark)):
                 raise ShardUnavailable(
@@ -152,25 +168,6 @@ class StreamFeed:
         """Windows sampled from the shards' replay memories, or None if there are none yet."""
         return self.run(self._replay(num_windows, strategy, half_life, seed))
 
-    def _take_known(self, events: FreshEvents) -> FreshEvents:
-        last_N = events.windows.lengths_B - 1
-        items_N = events.windows.items_BT[np.arange(len(last_N)), last_N]
-        known_N = items_N >= 0
-        windows = without_unknown(select(events.windows, known_N))
-        lengths_N = np.diff(events.seen_splits)
-        seen_known = np.repeat(known_N, lengths_N) & (events.seen_values >= 0)
-        owner = np.repeat(np.arange(len(events)), lengths_N)[seen_known]
-        counts_N = np.bincount(owner, minlength=len(events))[known_N]
-        return FreshEvents(
-            offsets_N=events.offsets_N[known_N],
-            users_N=events.users_N[known_N],
-            items_N=items_N[known_N],
-            acknowledged_ms_N=events.acknowledged_ms_N[known_N],
-            windows=windows,
-            seen_values=events.seen_values[seen_known],
-            seen_splits=np.concatenate([[0], np.cumsum(counts_N)]).astype(np.int64),
-        )
-
     async def _read(self, through: Watermark | None) -> int:
         """Read once from every shard, no further than `through`; returns events read."""
         reads = (
@@ -193,18 +190,21 @@ class StreamFeed:
             await self._item_rows.rows(shard, boot_id, fresh.windows.items_BT)
         )
         seen = await self._item_rows.rows(shard, boot_id, fresh.seen_values)
-        mapped = FreshEvents(
-            fresh.offsets_N,
-            fresh.users_N,
-            fresh.items_N,
-            fresh.acknowledged_ms_N,
-            windows,
-            seen,
-            fresh.seen_splits,
-        )
         self._read_to[shard] = int(fresh.offsets_N[-1])
+        known = known_events(fresh, windows, seen)
+        known_boot_id, recent = self._recent[shard]
+        screened = screen(
+            known, recent if boot_id == known_boot_id else Recent.nothing(), self._filters
+        )
+        self._recent[shard] = boot_id, screened.recent
         self._waiting.append(
-            FreshPart(shard, self._read_to[shard], len(fresh), self._take_known(mapped))
+            FreshPart(
+                shard,
+                self._read_to[shard],
+                len(fresh),
+                keep(known, screened.kept_N),
+                screened.counts(),
+            )
         )
         return len(fresh)
 
@@ -216,6 +216,7 @@ class StreamFeed:
         for shard, boot_id, windows in sampled:
             rows = await self._item_rows.rows(shard, boot_id, windows.items_BT)
             known = without_unknown(windows.with_items(rows))
+            known = without_repeats(known, self._filters.max_repeats)
             parts.append(select(known, known.lengths_B > 0))
         merged = concatenate(parts) if parts else None
         return merged if merged is not None and len(merged) else None

@@ -31,7 +31,7 @@ from recommender.counters import Counters
 from recommender.fresh_scoring import LiveState, score_fresh
 from recommender.metrics import ndcg_at_k
 from recommender.promotion import Decision, Verdict, find_non_finite, judge, memory_ndcg
-from recommender.ranking import nearest_half_life
+from recommender.ranking import BLEND_HALF_LIFE, nearest_half_life
 from recommender.replay import Strategy
 from recommender.rounds import round_batches
 from recommender.scorer import Scorer
@@ -39,9 +39,6 @@ from recommender.training import Learner
 from recommender.windows import Windows, select
 
 logger = logging.getLogger(__name__)
-
-BLEND_HALF_LIFE = 2_000.0
-"""Half-life, in events, of the popularity that is blended in."""
 
 _NUM_PROBES = 128
 _PROBE_ROUNDS = 20
@@ -62,7 +59,7 @@ class Teacher:
     def __init__(self, settings: TrainingJobSettings) -> None:
         self.settings = settings
         counters = Counters(settings.model.half_lives)
-        self.feed = StreamFeed(settings.buffer.num_shards, counters)
+        self.feed = StreamFeed(settings.buffer.num_shards, counters, filters=settings.filters)
         self.store = ParameterStoreClient.connect(timeout_s=60.0)
         self.metrics = TrainingMetrics()
         self.blend = Blend(settings.blend)
@@ -132,10 +129,11 @@ class Teacher:
         self._report.seconds["publish"] = time.monotonic() - started
         self.metrics.observe_round(self._report, is_promoted)
         logger.info(
-            "version=%d promoted=%s fresh=%d steps=%d loss=%.4f reason=%s %s",
+            "version=%d promoted=%s fresh=%d left_out=%d steps=%d loss=%.4f reason=%s %s",
             version,
             is_promoted,
             self._report.num_fresh,
+            self._report.left_out.total(),
             self._report.num_steps,
             self._report.loss,
             decision.reason,
@@ -188,6 +186,8 @@ class Teacher:
         training = self.settings.training
         num_fresh = sum(len(part.events) for part in parts)
         self._report = RoundReport(num_fresh=num_fresh)
+        for part in parts:
+            self._report.left_out.update(part.left_out)
         num_steps = max(1, -(-training.steps_per_500_events * num_fresh // 500))
         newest = newest_windows(parts, training.fresh_windows * num_steps)
         num_older = training.batch_windows * num_steps - (0 if newest is None else len(newest))

@@ -17,6 +17,11 @@ class TrainingMetrics:
 
     def __init__(self) -> None:
         self._events = Counter("rheos_training_events", "Fresh events learned.")
+        self._left_out = Counter(
+            "rheos_training_left_out_events",
+            "Fresh events that the filters keep from teaching.",
+            tag_keys=("reason",),
+        )
         self._steps = Counter("rheos_training_steps", "Optimiser steps.")
         self._versions = Counter(
             "rheos_training_versions", "Versions stored.", tag_keys=("verdict",)
@@ -34,6 +39,9 @@ class TrainingMetrics:
         self._versions.inc(tags={"verdict": "promoted" if is_promoted else "rejected"})
         if report.num_fresh:
             self._events.inc(report.num_fresh)
+        for reason, number in report.left_out.items():
+            if number:
+                self._left_out.inc(number, tags={"reason": reason})
         if report.num_steps:
             self._steps.inc(report.num_steps)
             self._loss.set(report.loss)

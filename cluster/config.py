@@ -16,8 +16,10 @@ from actors.settings import (
     StorageSettings,
     StoreSettings,
 )
+from recommender.counters import RULE_SOURCES
 from recommender.settings import (
     BlendSettings,
+    FilterSettings,
     ModelSettings,
     Section,
     TextSettings,
@@ -68,6 +70,8 @@ class Settings(Section):
     """`[training]`"""
     blend: BlendSettings = BlendSettings()
     """`[blend]`"""
+    filters: FilterSettings = FilterSettings()
+    """`[filters]`"""
     serving: ServingSettings = ServingSettings()
     """`[serving]`"""
 
@@ -77,6 +81,11 @@ class Settings(Section):
             raise ValueError(
                 f"buffer.history_length is {self.buffer.history_length} and must exceed "
                 f"model.window, which is {self.model.window}"
+            )
+        if self.model.window < RULE_SOURCES:
+            raise ValueError(
+                f"model.window is {self.model.window} and must be at least {RULE_SOURCES}: rules "
+                "and texts read so many items of a history when serving, so training must too"
             )
         if self.serving.min_replicas > self.serving.max_replicas:
             raise ValueError(

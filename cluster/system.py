@@ -56,7 +56,10 @@ def actor_specs(settings: Settings) -> list[ActorSpec]:
         ),
         ActorSpec(PARAMETER_STORE, ParameterStore, (settings.storage, settings.store)),
         ActorSpec(
-            ITEM_STATISTICS, ItemStatistics, (settings.buffer.num_shards, settings.model.half_lives)
+            ITEM_STATISTICS,
+            ItemStatistics,
+            (settings.buffer.num_shards, settings.model.half_lives),
+            {"filters": settings.filters},
         ),
     ]
 

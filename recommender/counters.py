@@ -15,7 +15,9 @@ from recommender.windows import PAD, Windows
 
 DEFAULT_HALF_LIVES = (500.0, 2_000.0, 10_000.0, 100_000.0)
 
-_RULE_SOURCES = 20
+RULE_SOURCES = 20
+"""Latest items of a user that speak in `rule_scores`."""
+
 _RULE_FADE = 0.9
 _RULE_DAMPING = 0.3
 # Counts are kept multiplied by 2^(age / half-life); float64 ends at 2^1023.
@@ -119,11 +121,38 @@ class Counters:
         Args:
             history_rows: Oldest first; rows that the counters do not know yet say nothing.
         """
-        sources_S = history_rows[-_RULE_SOURCES:][::-1]
-        fade_S = np.power(_RULE_FADE, np.arange(len(sources_S)))
+        sources_S, factors_S = self._rule_factors(history_rows[-RULE_SOURCES:])
+        known_S = factors_S > 0
+        return self._rule_sum(sources_S[known_S][::-1], factors_S[known_S][::-1])
+
+    def rule_contributions(
+        self, history_rows: NDArray[np.int32], targets_K: NDArray[np.integer]
+    ) -> NDArray[np.float32]:
+        """What each of the user's last 20 items adds to the `rule_scores` of some items.
+
+        Returns:
+            [S, K], sources oldest first as in `history_rows`; sums over S to the scores.
+        """
+        sources_S, factors_S = self._rule_factors(history_rows[-RULE_SOURCES:])
+        contributions_SK = np.zeros((len(sources_S), len(targets_K)), np.float32)
+        for place in np.flatnonzero(factors_S).tolist():
+            one = slice(place, place + 1)
+            contributions_SK[place] = self._rule_sum(sources_S[one], factors_S[one])[targets_K]
+        return contributions_SK
+
+    def _rule_factors(
+        self, sources_S: NDArray[np.int32]
+    ) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+        """Sources, oldest first, and how much each counts; 0 for a row that is not known yet."""
         known_S = (sources_S >= 0) & (sources_S < self.num_items)
-        sources_S, fade_S = sources_S[known_S], fade_S[known_S]
-        factors_S = fade_S / np.power(self._events_V[sources_S] + 1.0, _RULE_DAMPING)
+        sources_S = np.where(known_S, sources_S, 0)
+        fade_S = np.power(_RULE_FADE, np.arange(len(sources_S)))[::-1]
+        num_events_S = self._events_V[sources_S] if known_S.any() else np.zeros(len(sources_S))
+        return sources_S, known_S * fade_S / np.power(num_events_S + 1.0, _RULE_DAMPING)
+
+    def _rule_sum(
+        self, sources_S: NDArray[np.int32], factors_S: NDArray[np.float64]
+    ) -> NDArray[np.float32]:
         scores_V = self._rules.weighted_sum(sources_S, factors_S, self.num_items)
         scores_V /= np.power(self._events_V[: self.num_items] + 5.0, _RULE_DAMPING)
         return scores_V.astype(np.float32)

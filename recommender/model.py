@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import BertConfig, BertModel
 
+from recommender.adversarial import Adversary
 from recommender.events import NUM_FEEDBACK, NUM_GAPS
 from recommender.model_inputs import latest_items, popularity_features, text_moments, unit_text
 from recommender.ranking_loss import Targets, masked_softmax_loss
@@ -38,6 +39,7 @@ class TrainingBatch:
         gaps_BS: int64, like `Windows.gaps_BT`.
         popularity_MV: float32, see `popularity_features`.
         targets: What to predict, and where.
+        adversary: Perturbs the item vectors; None trains on them as they are.
     """
 
     items_BS: Tensor
@@ -45,6 +47,7 @@ class TrainingBatch:
     gaps_BS: Tensor
     popularity_MV: Tensor
     targets: Targets
+    adversary: Adversary | None = None
 
 
 class Recommender(nn.Module):
@@ -106,6 +109,11 @@ class Recommender(nn.Module):
     def forward(self, batch: TrainingBatch) -> Tensor:
         """Loss of a batch. It is `forward` so that DistributedDataParallel can wrap it."""
         items_VH = self.item_matrix()
+        if batch.adversary is None:
+            return self._loss(items_VH, batch)
+        return batch.adversary.loss(lambda shifted_VH: self._loss(shifted_VH, batch), items_VH)
+
+    def _loss(self, items_VH: Tensor, batch: TrainingBatch) -> Tensor:
         hidden_BSH = self._hidden(items_VH, batch.items_BS, batch.feedback_BS, batch.gaps_BS)
         targets = batch.targets
         queries_NK = self._queries(hidden_BSH[targets.rows_N, targets.positions_N])

@@ -29,7 +29,7 @@ from recommender.fresh_scoring import (
 )
 from recommender.metrics import Quality, quality_of
 from recommender.model import Recommender
-from recommender.ranking import nearest_half_life
+from recommender.ranking import BLEND_HALF_LIFE, nearest_half_life
 from recommender.replay import ReplayMemory
 from recommender.rounds import round_batches
 from recommender.scorer import Scorer
@@ -49,7 +49,6 @@ _BASELINES: Mapping[str, Callable[[int], Baseline]] = {"item_knn": ItemNeighbour
 _NEED_NET = frozenset({FROZEN, LEARNING, BLEND})
 _NEED_STEPS = frozenset({LEARNING, BLEND})
 _POPULARITY_HALF_LIFE = 10_000.0
-_BLEND_HALF_LIFE = 2_000.0
 _SCORE_EVERY = 5
 _FIRST_SCORED = 2
 _NUM_QUARTERS = 4
@@ -190,7 +189,7 @@ class _Evaluation:
         self._num_items = len(dataset.items)
         half_lives = settings.model.half_lives
         self._popularity_index = nearest_half_life(half_lives, _POPULARITY_HALF_LIFE)
-        self._blend_index = nearest_half_life(half_lives, _BLEND_HALF_LIFE)
+        self._blend_index = nearest_half_life(half_lives, BLEND_HALF_LIFE)
         self._memory = ReplayMemory(window=settings.model.window, seed=seed)
         self._live = LiveState(
             Counters(half_lives, self._num_items),

@@ -19,6 +19,9 @@ from recommender.windows import Windows
 COMPONENTS = ("net", "rules", "popularity", "content")
 """Rankings that the blend fuses, by the names in answers and reports."""
 
+BLEND_HALF_LIFE = 2_000.0
+"""Half-life, in events, of the popularity that the blend fuses."""
+
 _LONGEST_WINDOW = 512  # the most that `ModelSettings.window` allows
 _PROFILE_ITEMS = 20
 _PROFILE_FADE = 0.9
@@ -132,12 +135,37 @@ def content_scores(
 
     The a-th last item weighs 0.9^a. The only component that can tell new items apart.
     """
-    rows_H = history_rows[-_PROFILE_ITEMS:][::-1]
-    fade_H = np.power(_PROFILE_FADE, np.arange(len(rows_H)), dtype=np.float32)
-    known_H = (rows_H >= 0) & (rows_H < len(text_unit_VD))
-    profile_D = fade_H[known_H] @ text_unit_VD[rows_H[known_H]]
+    profile_D = _profile(text_unit_VD, history_rows).sum(axis=0)
     scores_V: NDArray[np.float32] = text_unit_VD @ profile_D
     return scores_V
+
+
+def content_contributions(
+    text_unit_VD: NDArray[np.float32],
+    history_rows: NDArray[np.int32],
+    texts_KD: NDArray[np.float32],
+) -> NDArray[np.float32]:
+    """What each of the user's last 20 items adds to the `content_scores` of some texts.
+
+    Returns:
+        [S, K], sources oldest first as in `history_rows`; sums over S to the scores.
+    """
+    contributions_SK: NDArray[np.float32] = _profile(text_unit_VD, history_rows) @ texts_KD.T
+    return contributions_SK
+
+
+def _profile(
+    text_unit_VD: NDArray[np.float32], history_rows: NDArray[np.int32]
+) -> NDArray[np.float32]:
+    """Faded text vectors of the user's last 20 items, oldest first; zeros for unknown rows."""
+    rows_S = history_rows[-_PROFILE_ITEMS:]
+    fade_S = np.power(_PROFILE_FADE, np.arange(len(rows_S)), dtype=np.float32)[::-1]
+    known_S = (rows_S >= 0) & (rows_S < len(text_unit_VD))
+    if not known_S.any():
+        return np.zeros((len(rows_S), text_unit_VD.shape[1]), np.float32)
+    profile_SD: NDArray[np.float32] = text_unit_VD[np.where(known_S, rows_S, 0)]
+    profile_SD *= (fade_S * known_S)[:, None]
+    return profile_SD
 
 
 def fit_items(scores_V: NDArray[np.float32], num_items: int) -> NDArray[np.float32]:

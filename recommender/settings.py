@@ -72,6 +72,10 @@ class TrainingSettings(Section):
     """Catalogues larger than this train with a sampled, logQ-corrected softmax."""
     num_sampled: int = Field(default=4_096, ge=16)
     """Negatives a step of the sampled softmax."""
+    adversarial_size: float = Field(default=0.0, ge=0.0, le=10.0)
+    """Length of the worst-case shift of item vectors that training also has to bear; 0 is off."""
+    adversarial_weight: float = Field(default=1.0, ge=0.0, le=10.0)
+    """How much the loss under that shift counts beside the plain loss."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """`auto` is bfloat16 autocast on a GPU and float32 on a CPU."""
 
@@ -91,3 +95,22 @@ class BlendSettings(Section):
     """A component must beat the blend by this share, plus 0.002, to be served instead."""
     guard_min_events: int = Field(default=50, ge=1)
     """Scored events in a bucket before the guard may act."""
+
+
+class FilterSettings(Section):
+    """Which fresh events may teach weights, counters and blend. A bound of 0 is off."""
+
+    span: int = Field(default=1_000, ge=10, le=100_000)
+    """Events of a shard over which the bounds below are counted."""
+    max_repeats: int = Field(default=2, ge=0)
+    """How often one item of a user's window teaches."""
+    max_user_events: int = Field(default=500, ge=0)
+    """Events of one user in a span that teach."""
+    max_twins: int = Field(default=3, ge=0)
+    """Users in a span who may come to an item after nearly the same items; more are bots."""
+    max_growth: float = Field(default=0.0, ge=0.0)
+    """An item with over 10 events in a span may have so many times what its past suggests."""
+
+
+NO_FILTERS = FilterSettings(max_repeats=0, max_user_events=0, max_twins=0, max_growth=0.0)
+"""Every event teaches."""

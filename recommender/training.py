@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from recommender.adversarial import adversary_of
 from recommender.model import Recommender, TrainingBatch
 from recommender.model_inputs import popularity_features
 from recommender.optimizer_state import MOMENTS, give_moments, moments_of
@@ -241,6 +242,7 @@ class Learner:
             gaps_BS=self._inputs(windows.gaps_BT),
             popularity_MV=torch.from_numpy(features_MV).to(self.device),
             targets=draw_targets(windows, candidates, num_items, rng, self.device),
+            adversary=adversary_of(self.settings),
         )
 
     def _inputs(self, columns_BT: NDArray[np.integer[Any]]) -> Tensor:

@@ -65,6 +65,40 @@ class ItemsAnswer(Answer):
     next_after: str | None = Field(description="Send as `after` for the next page; null at the end")
 
 
+class InfluenceShape(BaseModel):
+    """An item of the user's history that pulled a recommendation up."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    item_id: str
+    title: str | None = None
+    pull: float = Field(description="What the item would lose without it, in lifts")
+    by: dict[str, float] = Field(description="The pull by component; sums to it")
+
+
+class ExplanationShape(BaseModel):
+    """Why one item."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    lifts: dict[str, float] = Field(
+        description="By component: weight times standard deviations above the mean item"
+    )
+    because: list[InfluenceShape] = Field(description="At most three, strongest first")
+
+
+class ExplainedShape(BaseModel):
+    """What the explanations were made from, beside the version and counters of the answer."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    methods: dict[str, str] = Field(description="How pulls are found, by component")
+    history_items: int = Field(description="Latest items of the history that are looked at")
+    counted_events: int
+    counters_sequence: int
+    popularity_half_life: float = Field(description="In events")
+
+
 class RecommendedItem(BaseModel):
     """One recommendation."""
 
@@ -74,6 +108,10 @@ class RecommendedItem(BaseModel):
     title: str | None = None
     score: float
     shares: dict[str, float] = Field(description="Which components put it there; sums to 1")
+    exploration: bool = Field(
+        default=False, description="Shown because nobody has had an event on it; absent if not"
+    )
+    explanation: ExplanationShape | None = Field(default=None, description="If asked for")
 
 
 class RecommendAnswer(Answer):
@@ -87,6 +125,7 @@ class RecommendAnswer(Answer):
     history_length: int
     unknown_ids: int | None = Field(default=None, description="Ids in the request that are no item")
     reason: str | None = Field(default=None, description="Why there is nothing, if so")
+    explained: ExplainedShape | None = Field(default=None, description="If asked for")
     ranks: dict[str, dict[str, float] | None] | None = Field(
         default=None,
         description="For each id of `rank_of`: average-tie rank among the eligible by each "

@@ -155,8 +155,26 @@ OPERATIONS: Mapping[str, Operation] = {
                     "title": "Empire Strikes Back, The (1980)",
                     "score": 3.417,
                     "shares": {"net": 0.44, "rules": 0.38, "popularity": 0.1, "content": 0.08},
+                    "explanation": {
+                        "lifts": {"net": 1.21, "rules": 1.05, "popularity": 0.28, "content": 0.22},
+                        "because": [
+                            {
+                                "item_id": "film-50",
+                                "title": "Star Wars (1977)",
+                                "pull": 1.31,
+                                "by": {"net": 0.52, "rules": 0.71, "content": 0.08},
+                            }
+                        ],
+                    },
                 }
             ],
+            "explained": {
+                "methods": {"net": "leave-one-out", "rules": "exact", "content": "exact"},
+                "history_items": 20,
+                "counted_events": 102271,
+                "counters_sequence": 102271,
+                "popularity_half_life": 2000.0,
+            },
             "served": "blend",
             "weights": {"net": 0.4, "rules": 0.35, "popularity": 0.15, "content": 0.1},
             "cold_start": False,
@@ -168,6 +186,7 @@ OPERATIONS: Mapping[str, Operation] = {
         bodies=(RecommendBody,),
         body_examples={
             "user": {"user_id": "anna", "k": 10},
+            "explained": {"user_id": "anna", "k": 3, "explain": True},
             "history": {"history": [{"item_id": "film-50"}], "categories": ["Sci-Fi"]},
         },
     ),

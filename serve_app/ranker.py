@@ -11,20 +11,22 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from recommender.blend import BLEND, Blended, standardise
+from recommender.blend import BLEND
+from recommender.explanation import Explanation, Ranked, explain
+from recommender.exploration import num_slots, with_unseen
 from recommender.ranking import (
+    BLEND_HALF_LIFE,
     History,
     component_scores,
     content_scores,
     eligible_items,
+    nearest_half_life,
     ranks_of,
     top_k,
 )
 from serve_app.live_state import LiveState
 
 Floats = NDArray[np.float32]
-_BLEND_HALF_LIFE = 2_000.0
-"""Half-life, in events, of the popularity that the blend fuses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,15 +39,24 @@ class Query:
     exclude: Sequence[str] = ()
     exclude_seen: bool = True
     rank_of: Sequence[str] = ()
+    explain: bool = False
+    exploration_slots: int = 0
+    exploration_seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Recommendation:
-    """One recommended row. `shares` says which components put it there, summing to 1."""
+    """One recommended row.
+
+    `shares` says which components put it there, summing to 1. `is_exploration`: it is there because
+    nobody has had an event on it.
+    """
 
     row: int
     score: float
     shares: Mapping[str, float]
+    is_exploration: bool = False
+    explanation: Explanation | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +89,28 @@ def rank(state: LiveState, history: History, query: Query) -> Ranking:
         return Ranking((), "none", {}, _reason(state, query), unknown_ids, nothing)
     components = score_components(state, history)
     blended = state.blend.scores(components, eligible_V, len(history))
-    rows = top_k(blended.scores_V, eligible_V, query.k)
-    shares = _shares(blended, components, eligible_V, rows)
+    ranked = Ranked(
+        scorer=None if state.model is None else state.model.scorer,
+        counters=state.counters,
+        text_unit_VD=state.text_unit_VD,
+        history=history,
+        components=components,
+        weights=blended.shares,
+        eligible_V=eligible_V,
+    )
+    rows, explores = _chosen(ranked, top_k(blended.scores_V, eligible_V, query.k), query)
+    shares = _shares(ranked, rows)
+    explanations = explain(ranked, rows) if query.explain else [None] * len(rows)
     return Ranking(
         recommendations=[
-            Recommendation(row, score, share)
-            for row, score, share in zip(
-                rows.tolist(), blended.scores_V[rows].tolist(), shares, strict=True
+            Recommendation(*fields)
+            for fields in zip(
+                rows.tolist(),
+                blended.scores_V[rows].tolist(),
+                shares,
+                explores.tolist(),
+                explanations,
+                strict=True,
             )
         ],
         served=blended.served,
@@ -102,7 +128,7 @@ def score_components(state: LiveState, history: History) -> dict[str, Floats]:
         scorer,
         state.counters,
         history,
-        half_life_index=blend_half_life_index(state.counters.half_lives),
+        half_life_index=nearest_half_life(state.counters.half_lives, BLEND_HALF_LIFE),
         num_items=state.catalog.num_items,
     )
     if scorer is None:
@@ -120,11 +146,6 @@ def similar_rows(state: LiveState, row: int, k: int) -> list[tuple[int, float]]:
     others_V[row] = False
     rows = top_k(cosines_V, others_V, k)
     return list(zip(rows.tolist(), cosines_V[rows].tolist(), strict=True))
-
-
-def blend_half_life_index(half_lives: Sequence[float]) -> int:
-    """Which of the counters' half-lives is nearest to the blend's, by ratio."""
-    return int(np.argmin(np.abs(np.log(np.array(half_lives) / _BLEND_HALF_LIFE))))
 
 
 def _eligible(state: LiveState, history: History, query: Query) -> tuple[NDArray[np.bool_], int]:
@@ -154,27 +175,32 @@ def _reason(state: LiveState, query: Query) -> str:
     return "every item is seen, excluded, or outside the categories and candidates asked for"
 
 
-def _shares(
-    blended: Blended,
-    components: Mapping[str, Floats],
-    eligible_V: NDArray[np.bool_],
-    rows_K: NDArray[np.int32],
-) -> list[dict[str, float]]:
+def _chosen(
+    ranked: Ranked, best_K: NDArray[np.int32], query: Query
+) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+    """The best rows, the last places of which may go to unseen items; and which places do."""
+    num = num_slots(query.k, query.exploration_slots)
+    if not num:
+        return best_K, np.zeros(len(best_K), np.bool_)
+    return with_unseen(
+        best_K,
+        query.k,
+        content_scores(ranked.text_unit_VD, ranked.history.rows_H),
+        ranked.eligible_V & ~ranked.counters.touched(),
+        num=num,
+        seed=query.exploration_seed,
+    )
+
+
+def _shares(ranked: Ranked, rows_K: NDArray[np.int32]) -> list[dict[str, float]]:
     """Which part of an item's lift above the average item comes from each component.
 
     An item that no component lifts is there for want of better: then the weights say it all.
     """
-    names = list(blended.shares)
-    lifts_CK = np.array(
-        [
-            blended.shares[name] * standardise(name, components[name], eligible_V)[rows_K]
-            for name in names
-        ],
-        np.float64,
-    )
-    lifts_CK = np.maximum(lifts_CK, 0.0)
+    names = list(ranked.weights)
+    lifts_CK = np.maximum(np.array(list(ranked.lifts(rows_K).values())), 0.0)
     totals_K = lifts_CK.sum(axis=0)
-    weights_C1 = np.array([[blended.shares[name]] for name in names])
+    weights_C1 = np.array([[weight] for weight in ranked.weights.values()])
     shares_CK = np.where(totals_K > 0, lifts_CK / np.where(totals_K > 0, totals_K, 1.0), weights_C1)
     return [dict(zip(names, column, strict=True)) for column in shares_CK.T.round(4).tolist()]
 

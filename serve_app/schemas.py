@@ -192,6 +192,9 @@ class RecommendBody(StrictBody):
     )
     exclude: list[Identifier] = Field(default=[])
     exclude_seen: bool = True
+    explain: bool = Field(
+        default=False, description="Also tell why each item: lifts, and history items that pull"
+    )
     rank_of: list[Identifier] = Field(
         default=[],
         max_length=MAX_RANK_OF,

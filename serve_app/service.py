@@ -14,13 +14,15 @@ from typing import Any
 
 from actors.messages import AppendResult, Head, Manifest
 from recommender.events import Event, Item
+from recommender.exploration import seed_of
 from recommender.ranking import History
 from serve_app.follower import SnapshotFollower
 from serve_app.history_reading import EMPTY_HISTORY, HistoryReader
 from serve_app.live_state import LiveState
 from serve_app.ports import EventBuffer, ItemCatalog, ItemStatistics, ParameterStore
 from serve_app.problems import Problem
-from serve_app.ranker import Query, Ranking, rank, similar_rows
+from serve_app.ranker import Query, rank, similar_rows
+from serve_app.recommendation_answers import explained_answer, recommendation_answer, titled
 from serve_app.schemas import RecommendBody
 from serve_app.settings import ServingSettings
 from serve_app.telemetry import ReplicaTelemetry
@@ -152,13 +154,19 @@ class RecommenderService:
             exclude=body.exclude,
             exclude_seen=body.exclude_seen,
             rank_of=body.rank_of,
+            explain=body.explain,
+            exploration_slots=self.settings.exploration_slots,
+            exploration_seed=seed_of(request_id),
         )
         ranking = rank(self.state, history, query)
-        answer = self._recommendation(ranking, history, degraded)
+        answer = recommendation_answer(self.state, ranking, history, degraded)
         if body.rank_of:
             answer["ranks"] = ranking.ranks
+        if body.explain:
+            answer["explained"] = explained_answer(self.state)
         answer.update(self.provenance(request_id))
         self.telemetry.recommended(ranking.served, degraded, answer["staleness_ms"])
+        self.telemetry.explored(sum(r.is_exploration for r in ranking.recommendations))
         return answer
 
     def similar(self, item_id: str, k: int, request_id: str) -> Answer:
@@ -167,7 +175,7 @@ class RecommenderService:
         if row is None:
             raise Problem("not-found", "there is no such item")
         items = [
-            {**self._titled(other), "similarity": round(cosine, 6)}
+            {**titled(self.state, other), "similarity": round(cosine, 6)}
             for other, cosine in similar_rows(self.state, row, k)
         ]
         return {"item_id": item_id, "items": items, **self.provenance(request_id)}
@@ -229,32 +237,6 @@ class RecommenderService:
             best = rank(self.state, EMPTY_HISTORY, Query(k=1)).recommendations
             if not best or not math.isfinite(best[0].score):
                 raise RuntimeError(f"version {self.state.model_version} ranks nothing")
-
-    def _recommendation(self, ranking: Ranking, history: History, degraded: bool) -> Answer:
-        answer: Answer = {
-            "items": [
-                {**self._titled(r.row), "score": round(r.score, 6), "shares": r.shares}
-                for r in ranking.recommendations
-            ],
-            "served": ranking.served,
-            "weights": {name: round(weight, 4) for name, weight in ranking.weights.items()},
-            "cold_start": len(history) == 0,
-            "degraded": degraded,
-            "history_length": len(history),
-        }
-        if ranking.unknown_ids:
-            answer["unknown_ids"] = ranking.unknown_ids
-        if ranking.reason is not None:
-            answer["reason"] = ranking.reason
-        return answer
-
-    def _titled(self, row: int) -> Answer:
-        item = self.state.catalog.items[row]
-        return (
-            {"item_id": item.item_id, "title": item.title}
-            if item.title
-            else {"item_id": item.item_id}
-        )
 
     def _moved(self, head: Head, request_id: str) -> Answer:
         return {

@@ -48,6 +48,8 @@ class ServingSettings(Section):
     """Most recommendations in one answer."""
     max_candidates: int = Field(default=10_000, ge=1)
     """Most candidates a request may name."""
+    exploration_slots: int = Field(default=0, ge=0, le=5)
+    """Of every 10 places in an answer, how many show items that nobody has had an event on yet."""
     upscale_delay_s: float = Field(default=5.0, ge=0.0)
     """How long the load must last before a replica is added."""
     downscale_delay_s: float = Field(default=60.0, ge=0.0)

@@ -33,6 +33,9 @@ class ReplicaTelemetry:
         self._served = metrics.Counter(
             "rheos_replica_recommendations", "Recommendations by what was served.", ("served",)
         )
+        self._explored = metrics.Counter(
+            "rheos_replica_explored_items", "Recommended items that nobody had an event on."
+        )
         self._follow_failures = metrics.Counter(
             "rheos_replica_follow_failures", "Failed attempts to follow an actor.", ("what",)
         )
@@ -58,6 +61,10 @@ class ReplicaTelemetry:
             self._staleness_ms.set(float(staleness_ms))
             if degraded:
                 self._degraded.inc(1.0)
+
+    def explored(self, num_items: int) -> None:
+        if self._enabled and num_items:
+            self._explored.inc(float(num_items))
 
     def follow_failed(self, what: str) -> None:
         if self._enabled:

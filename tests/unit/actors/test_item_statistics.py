@@ -14,6 +14,7 @@ from actors import item_statistics
 from actors.item_statistics import ItemStatistics
 from actors.messages import CounterSnapshot, CounterUpdates
 from recommender.counters import Counters
+from recommender.settings import NO_FILTERS, FilterSettings
 
 HALF_LIVES = (10.0, 100.0)
 
@@ -33,11 +34,13 @@ class World:
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, **options: Any) -> None:
         kept_events = options.pop("kept_events", 1_000)
+        filters = options.pop("filters", NO_FILTERS)
         self.clock = Clock()
         self.storage = Storage(folder, monkeypatch, now_ms=self.clock, **options)
         self.statistics = ItemStatistics(
             len(self.storage.shards),
             HALF_LIVES,
+            filters=filters,
             timeout_s=5.0,
             publish_interval_s=0.001,
             kept_events=kept_events,
@@ -283,3 +286,15 @@ async def test_while_a_shard_is_away_the_others_are_counted_and_afterwards_nothi
     away.is_away = False
     snapshot = await world.snapshot_at(4)
     assert_same(snapshot.state, plain((0, []), (0, []), (1, []), (0, [])))
+
+
+async def test_what_the_filters_keep_from_teaching_is_not_counted_but_moves_the_watermark(
+    make: Make,
+) -> None:
+    world = make(num_shards=1, filters=FilterSettings(max_repeats=2))
+    await world.storage.put("a", "b")
+    await world.storage.append(0, clicks(0, "a", "a", "a", "a", "a", "b"))
+    snapshot = await world.snapshot_at(3)
+    assert snapshot.through == (5,)
+    left_out = (await world.statistics.status())["num_left_out"]
+    assert left_out == {"repeat": 3, "twin": 0, "user_cap": 0, "surge": 0}

@@ -11,15 +11,22 @@ from actors.messages import ShardUnavailable
 from actors.stream_feed import FreshPart, StreamFeed
 from recommender.counters import Counters
 from recommender.events import Event, Item
+from recommender.settings import NO_FILTERS, FilterSettings
 from recommender.windows import PAD
 
 
 class World:
     """Storage and the feeds that read it, all in the event loop of the first feed."""
 
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, num_shards: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        num_shards: int,
+        filters: FilterSettings,
+    ) -> None:
         self.storage = Storage(folder, monkeypatch, num_shards=num_shards)
-        self.feed = StreamFeed(num_shards, Counters())
+        self.feed = StreamFeed(num_shards, Counters(), filters=filters)
 
     def put(self, *item_ids: str) -> None:
         self.feed.run(self.storage.put(*item_ids))
@@ -43,8 +50,8 @@ Make = Callable[..., World]
 def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
     worlds: list[World] = []
 
-    def make_it(num_shards: int = 2) -> World:
-        worlds.append(World(tmp_path, monkeypatch, num_shards))
+    def make_it(num_shards: int = 2, filters: FilterSettings = NO_FILTERS) -> World:
+        worlds.append(World(tmp_path, monkeypatch, num_shards, filters))
         return worlds[-1]
 
     yield make_it
@@ -241,3 +248,22 @@ def test_all_events_of_all_logs_are_counted(make: Make) -> None:
     world.append(0, clicks(0, "a", "b"))
     world.append(1, clicks(0, "a", user="v"))
     assert world.feed.num_events() == 3
+
+
+def test_what_the_filters_leave_out_is_read_but_teaches_neither_now_nor_after_a_restart(
+    make: Make,
+) -> None:
+    world = make(num_shards=1, filters=FilterSettings(max_repeats=1))
+    world.put("a", "b")
+    world.append(0, clicks(0, "a", "a"))
+    [first] = world.take(enough=2)
+    world.append(0, clicks(2, "a", "b"))
+    [second] = world.take(enough=2)
+    assert [part.events.offsets_N.tolist() for part in (first, second)] == [[0], [3]]
+    assert (second.num_read, second.through) == (2, 3)
+    assert second.left_out["repeat"] == 1
+    world.feed.rewind((3,))
+    assert world.feed.counters.num_events == 2
+    replayed = world.feed.replay(20, "uniform", 1.0, seed=0)
+    assert replayed is not None
+    assert not (replayed.items_BT[:, 1:] == replayed.items_BT[:, :1]).any(), "an item twice"

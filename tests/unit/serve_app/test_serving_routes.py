@@ -46,6 +46,12 @@ async def test_every_answer_has_its_documented_shape(actors: FakeActors, has_ver
                 {"history": [{"item_id": "film-2"}], "rank_of": ["film-3", "?"]},
                 answers.RecommendAnswer,
             ),
+            (
+                "POST",
+                "/v1/recommend",
+                {"user_id": "a", "explain": True},
+                answers.RecommendAnswer,
+            ),
             ("GET", "/v1/items/film-1/similar?k=3", None, answers.SimilarAnswer),
             ("GET", "/v1/model", None, answers.ModelAnswer),
             ("GET", "/v1/model/versions", None, answers.VersionsAnswer),
@@ -310,3 +316,56 @@ async def test_a_replica_that_has_not_caught_up_is_healthy_but_not_ready(
         answer = await client.get("/readyz")
         assert (answer.status_code, answer.json()["type"]) == (503, "/problems/not-ready")
         assert (await client.get("/healthz")).status_code == 200
+
+
+@pytest.mark.parametrize("has_version", [False, True])
+async def test_an_explanation_names_the_history_items_that_pull(
+    actors: FakeActors, has_version: bool
+) -> None:
+    async with replica(actors) as (service, client):
+        await actors.statistics.count(0, 2, 4)
+        await eventually(lambda: service.state.counters.num_events == 3)
+        if has_version:
+            await actors.store.publish(actors.catalog)
+            await eventually(lambda: service.state.model_version == 1)
+        plain = await _recommend(client, history=[{"item_id": "film-2"}], k=3)
+        told = await _recommend(client, history=[{"item_id": "film-2"}], k=3, explain=True)
+        assert _ids(told) == _ids(plain)
+        assert "explained" not in plain
+        assert "explanation" not in plain["items"][0]
+        assert told["explained"]["counted_events"] == 3
+        best = told["items"][0]["explanation"]
+        assert set(best["lifts"]) == set(told["weights"])
+        assert [influence["item_id"] for influence in best["because"]] == ["film-2"]
+        assert best["because"][0]["by"]["content"] > 0
+
+
+async def test_exploration_shows_marked_unseen_items_in_the_last_places(
+    actors: FakeActors,
+) -> None:
+    async with replica(actors, exploration_slots=2) as (service, client):
+        await actors.statistics.count(*range(11))  # nobody has had film 11
+        await eventually(lambda: service.state.counters.num_events == 11)
+        answer = await _recommend(client, user_id="anna", rank_of=["film-11", "film-0"])
+        assert answer["items"][-1]["item_id"] == "film-11"
+        assert [item.get("exploration", False) for item in answer["items"]] == [False] * 9 + [True]
+        short = await _recommend(client, user_id="anna", k=4)
+        assert not any("exploration" in item for item in short["items"])
+    async with replica(actors) as (service, client):
+        await eventually(lambda: service.state.counters.num_events == 11)
+        without = await _recommend(client, user_id="anna", rank_of=["film-11", "film-0"])
+        assert without["ranks"] == answer["ranks"], "exploring moves no rank"
+        assert not any("exploration" in item for item in without["items"])
+
+
+async def test_a_request_sent_again_explores_the_same(actors: FakeActors) -> None:
+    async with replica(actors, exploration_slots=5) as (_, client):
+        shown = []
+        for request_id in ("r-1", "r-1", "r-2", "r-3", "r-4"):
+            headers = {"x-request-id": request_id}
+            body = {"history": [{"item_id": "film-2"}]}
+            answer = (await client.post("/v1/recommend", json=body, headers=headers)).json()
+            assert answer["request_id"] == request_id
+            shown.append(_ids(answer))
+        assert shown[0] == shown[1]
+        assert len({tuple(ids) for ids in shown}) > 1
