@@ -11,7 +11,14 @@ from numpy.typing import NDArray
 
 from actors.settings import BufferSettings, LoopSettings
 from actors.stream_feed import CatalogGrowth, FreshPart
-from recommender.settings import BlendSettings, ModelSettings, Section, TrainingSettings
+from recommender.settings import (
+    BlendSettings,
+    ModelSettings,
+    Section,
+    TextSettings,
+    TextTuningSettings,
+    TrainingSettings,
+)
 from recommender.windows import Windows, concatenate, select
 
 
@@ -28,8 +35,10 @@ class TrainingJobSettings(Section):
     """`[training]`"""
     blend: BlendSettings = BlendSettings()
     """`[blend]`"""
-    encoder: str = "minilm"
-    """Which BERT the catalogue's text vectors come from; written into every manifest."""
+    text: TextSettings = TextSettings()
+    """`[text]`; the encoder is written into every manifest."""
+    text_tuning: TextTuningSettings = TextTuningSettings()
+    """`[text_tuning]`"""
     seed: int = 0
     """Of the first weights and of every sample."""
 

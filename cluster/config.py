@@ -20,6 +20,7 @@ from recommender.settings import (
     ModelSettings,
     Section,
     TextSettings,
+    TextTuningSettings,
     TrainingSettings,
 )
 from serve_app.settings import ServingSettings
@@ -61,6 +62,8 @@ class Settings(Section):
     """`[keeper]`"""
     text: TextSettings = TextSettings()
     """`[text]`"""
+    text_tuning: TextTuningSettings = TextTuningSettings()
+    """`[text_tuning]`"""
     model: ModelSettings = ModelSettings()
     """`[model]`"""
     training: TrainingSettings = TrainingSettings()

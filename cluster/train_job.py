@@ -66,7 +66,8 @@ def job_settings(settings: Settings) -> TrainingJobSettings:
         model=settings.model,
         training=settings.training,
         blend=settings.blend,
-        encoder=settings.text.encoder,
+        text=settings.text,
+        text_tuning=settings.text_tuning,
     )
 
 

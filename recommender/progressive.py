@@ -34,8 +34,9 @@ from recommender.replay import ReplayMemory
 from recommender.rounds import round_batches
 from recommender.scorer import Scorer
 from recommender.settings import BlendSettings, ModelSettings, Section, TrainingSettings
+from recommender.text_tuning import TextTuner
 from recommender.training import Learner
-from recommender.windows import FreshEvents
+from recommender.windows import FreshEvents, select
 
 FROZEN = "frozen"
 RANKINGS = ("popularity", "rules", "item_knn", "ease", FROZEN, LEARNING, BLEND)
@@ -130,6 +131,7 @@ def evaluate(
     exclude_seen: bool = True,
     progress: Progress | None = None,
     cpu_clock: Callable[[], float] = time.process_time,
+    tuner: TextTuner | None = None,
 ) -> QualityReport:
     """Replay a dataset and measure how well each ranking foresees it.
 
@@ -144,6 +146,7 @@ def evaluate(
             where repeats matter (shops), say False.
         progress: Called with events done (warm-up included) and events in all.
         cpu_clock: CPU seconds used so far.
+        tuner: Reads the texts anew as it learns, from the end of the warm-up on; it has no items.
 
     Raises:
         ValueError: If a ranking is unknown, or the texts are not those of the dataset.
@@ -161,6 +164,7 @@ def evaluate(
         seed=seed,
         exclude_seen=exclude_seen,
         cpu_clock=cpu_clock,
+        tuner=tuner,
     )
     num_events = min(len(dataset), max_events or len(dataset))
     evaluation.run(num_events, progress or (lambda _done, _total: None))
@@ -180,7 +184,11 @@ class _Evaluation:
         seed: int,
         exclude_seen: bool,
         cpu_clock: Callable[[], float],
+        tuner: TextTuner | None,
     ) -> None:
+        self._tuner = tuner
+        if tuner is not None:
+            tuner.add_items([item.text for item in dataset.items], text_VD)
         self._dataset = dataset
         self._settings = settings
         self._rankings = tuple(name for name in RANKINGS if name in rankings)
@@ -275,6 +283,8 @@ class _Evaluation:
             )
         self._warm_up_cpu_s = self._cpu_clock() - started_s
         self._frozen = self._scorer()
+        if self._tuner is not None:
+            self._learner.on_gradient = self._tuner.follow
 
     def _scorer(self) -> Scorer | None:
         if self._learner is None:
@@ -284,11 +294,16 @@ class _Evaluation:
     def _score(self, fresh: FreshEvents) -> None:
         started_s = self._cpu_clock()
         stream_N = fresh.offsets_N - self._num_warm_up
+        selected_N = stream_N % _SCORE_EVERY == _FIRST_SCORED
+        scorer = self._scorer()
+        if self._tuner is not None and scorer is not None:
+            windows = select(fresh.windows, selected_N)
+            self._tuner.compare(scorer, windows, self._live.counters.popularity())
         scored = score_fresh(
             fresh,
-            stream_N % _SCORE_EVERY == _FIRST_SCORED,
+            selected_N,
             self._live,
-            scorer=self._scorer(),
+            scorer=scorer,
             blend=self._blend,
             half_life_index=self._blend_index,
             num_items=self._num_items,
