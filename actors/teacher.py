@@ -164,7 +164,6 @@ class Teacher:
             time.sleep(_POLL_S)
             return None
         growth = self._growth()
-        self._num_items = len(growth.new_VD)
         if not len(growth.new_VD):
             logger.warning("events arrive but the catalogue is empty: put items first")
             time.sleep(1.0)
@@ -201,14 +200,6 @@ class Teacher:
         num_older = training.batch_windows * num_steps - (0 if newest is None else len(newest))
         older = self._replay(num_older, "recency")
         growth = self._growth()
-        if self._scorer is not None and not growth.is_empty:
-            first = self._scorer.num_items
-            rows = np.arange(first, first + len(growth.new_VD))
-            self._scorer = self._scorer.with_items(
-                np.concatenate([growth.changed_rows, rows]),
-                np.concatenate([growth.changed_VD, growth.new_VD]),
-            )
-        self._num_items += len(growth.new_VD)
         self._score(parts)
         self._report.seconds["score"] = time.monotonic() - started
         batches = round_batches(newest, older, num_steps, self._random)
@@ -301,7 +292,17 @@ class Teacher:
         return stored.manifest.version
 
     def _growth(self) -> CatalogGrowth:
-        return self.texts.take(self.feed.catalog_growth())
+        """What the catalogue gained; what predicts here ranks it from now on, as a replica does."""
+        growth = self.texts.take(self.feed.catalog_growth())
+        self._num_items += len(growth.new_VD)
+        if self._scorer is not None and not growth.is_empty:
+            first = self._scorer.num_items
+            rows = np.arange(first, first + len(growth.new_VD))
+            self._scorer = self._scorer.with_items(
+                np.concatenate([growth.changed_rows, rows]),
+                np.concatenate([growth.changed_VD, growth.new_VD]),
+            )
+        return growth
 
     def _read_to_the_end(self) -> None:
         while self.feed.wait(enough=1, interval_s=0.0, timeout_s=0.0):

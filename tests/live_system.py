@@ -55,6 +55,8 @@ class LiveSystem:
     folder: Path
     min_replicas: int = 2
     port: int = field(default_factory=free_port)
+    more_config: str = ""
+    """Sections of `rheos.toml` beside those that every system of the tests has."""
 
     @property
     def data_dir(self) -> Path:
@@ -83,7 +85,8 @@ class LiveSystem:
         """The command line on this system's folder."""
         self.folder.mkdir(parents=True, exist_ok=True)
         config = self.folder / "rheos.toml"
-        config.write_text(CONFIG.format(port=self.port, min_replicas=self.min_replicas))
+        base = CONFIG.format(port=self.port, min_replicas=self.min_replicas)
+        config.write_text(base + self.more_config)
         options = ["--config", str(config), "--data-dir", str(self.data_dir)]
         return [sys.executable, "-m", "cluster.cli", *arguments, *options]
 
