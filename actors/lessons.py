@@ -59,6 +59,8 @@ class Lesson:
     batches: list[Windows]
     popularity_MV: NDArray[np.float32]
     touched_V: NDArray[np.bool_]
+    begin_from: Mapping[str, NDArray[Any]] | None = None
+    """State to load before anything else, because tuned texts have lost."""
 
 
 @dataclass

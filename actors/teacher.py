@@ -208,6 +208,7 @@ class Teacher:
             batches,
             self.feed.counters.popularity(),
             self.feed.counters.touched(),
+            begin_from=self.texts.lost_to(),
         )
 
     def _score(self, parts: list[FreshPart]) -> None:

@@ -17,6 +17,8 @@ from recommender.scorer import Scorer
 from recommender.text_encoder import load_bert
 from recommender.text_tower import TextTower
 from recommender.text_tuning import TextTuner, TextUpdate
+from recommender.training import Learner
+from recommender.windows import Windows
 
 
 class TextLane:
@@ -70,6 +72,22 @@ class TextLane:
             changed_VD=growth.changed_VD[changed],
             changed_texts=tuple(np.array(growth.changed_texts, object)[changed]),
         )
+
+    def begin(self, learner: Learner) -> None:
+        """Tuning starts, or goes on after a restart, with this learner over the whole catalogue."""
+        if self._tuner is not None:
+            self._tuner.begin(learner)
+
+    def step_reference(
+        self, batch: Windows, popularity_MV: NDArray[np.float32], touched_V: NDArray[np.bool_]
+    ) -> None:
+        """After a step of the group on a batch."""
+        if self._tuner is not None:
+            self._tuner.step_reference(batch, popularity_MV, touched_V)
+
+    def lost_to(self) -> Mapping[str, NDArray[Any]] | None:
+        """What every learner must load now, because tuning has lost."""
+        return None if self._tuner is None else self._tuner.lost_to()
 
     def compare(
         self, scorer: Scorer | None, parts: list[FreshPart], popularity_MV: NDArray[np.float32]

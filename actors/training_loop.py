@@ -123,11 +123,16 @@ class TrainingLoop:
 
     def _learn(self, learner: Learner, lesson: Lesson) -> None:
         started = time.monotonic()
-        _grow(learner, lesson.growth)
-        losses = [
-            learner.step(self.group.part(batch), lesson.popularity_MV, lesson.touched_V)
-            for batch in lesson.batches
-        ]
+        if lesson.begin_from is not None:
+            learner.load_state(lesson.begin_from)
+        else:
+            _grow(learner, lesson.growth)
+        losses = []
+        for batch in lesson.batches:
+            counters = lesson.popularity_MV, lesson.touched_V
+            losses.append(learner.step(self.group.part(batch), *counters))
+            if self.teacher is not None:
+                self.teacher.texts.step_reference(batch, *counters)
         if self.teacher is not None:
             self.teacher.learned(losses, time.monotonic() - started)
 
@@ -141,6 +146,8 @@ class TrainingLoop:
             if update is not None:
                 learner.replace_text(update.rows, update.text_VD)
 
+        if self.teacher is not None:
+            self.teacher.texts.begin(learner)
         learner.on_gradient = follow
 
     def _report_to_train(self) -> None:

@@ -284,6 +284,7 @@ class _Evaluation:
         self._warm_up_cpu_s = self._cpu_clock() - started_s
         self._frozen = self._scorer()
         if self._tuner is not None:
+            self._tuner.begin(self._learner)
             self._learner.on_gradient = self._tuner.follow
 
     def _scorer(self) -> Scorer | None:
@@ -332,6 +333,8 @@ class _Evaluation:
         if self._learner is None or not _NEED_STEPS & set(self._rankings):
             return
         started_s = self._cpu_clock()
+        if self._tuner is not None and (state := self._tuner.lost_to()) is not None:
+            self._learner.load_state(state)
         training = self._settings.training
         popularity_MV = self._live.counters.popularity()
         touched_V = self._live.counters.touched()
@@ -347,6 +350,8 @@ class _Evaluation:
         )
         for batch in round_batches(newest, older, num_steps, self._sampling):
             self._learner.step(batch, popularity_MV, touched_V)
+            if self._tuner is not None:
+                self._tuner.step_reference(batch, popularity_MV, touched_V)
         self._learn_cpu_s += self._cpu_clock() - started_s
 
 

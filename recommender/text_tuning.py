@@ -6,6 +6,11 @@ through the layers that train, and T of these items is replaced. Replicas have n
 carries T of every item it knows, and an item that is newer is scored by its pretrained vector until
 the lane reads it too.
 
+Whether tuning loses cannot be seen by putting the pretrained vectors back: towers that learned with
+tuned ones are lost without them. So a reference learns beside them, from the same batches with
+pretrained texts, as if nothing had ever been tuned. If the tuned learner loses against it on newest
+events, it becomes the reference again.
+
 Axes: V items, D text dimensions, H model dimensions, B items of one step.
 """
 
@@ -78,9 +83,11 @@ class _Run:
 class TextTuner:
     """Trains a text tower from the gradients of a learner, and says which vectors change.
 
-    Everything it gives is an update that its caller hands to `Learner.replace_text`. A tower that
-    loses against the pretrained one is thrown away and starts again. A restart from `state` keeps
-    weights, optimiser and comparison; it loses the gradient of the last few steps and the cache.
+    An update that it gives is for `Learner.replace_text`. A tower that loses is thrown away, and
+    the learner that used it goes on from the reference. A restart from `state` keeps weights,
+    optimiser, reference and comparison; it loses the gradient of the last few steps and the cache.
+    The reference costs what the learner costs, in time, memory and disk; `cpu_share` is of the time
+    that BERT takes beside both.
 
     Args:
         tower: Trained in place.
@@ -110,7 +117,9 @@ class TextTuner:
         self._base_VD = np.zeros((0, tower.dim), np.float32)
         self.num_started_over = 0
         """How often a tower lost and was thrown away."""
-        self._reverted: TextUpdate | None = None
+        self._reference: Learner | None = None
+        self._reference_state: Mapping[str, NDArray[Any]] | None = None
+        self._has_lost = False
         self._run = self._new_run()
 
     @property
@@ -154,7 +163,36 @@ class TextTuner:
         if self.is_tuned:
             # In front: until then they are ranked by a vector the tower has moved away from.
             self._run.stale.extendleft(reversed(rows[changed].tolist()))
+        if self._reference is not None:
+            old = rows[changed & (rows < self._reference.model.num_items)]
+            if len(old):
+                self._reference.replace_text(old, self._base_VD[old])
+            self._grow_reference()
         return changed
+
+    def begin(self, learner: Learner) -> None:
+        """Start the reference, from the loaded state or as a copy of this untuned learner."""
+        model = Recommender(learner.model.settings, self._base_VD[:0], seed=learner.seed)
+        reference = Learner(model, learner.settings, seed=learner.seed, device=learner.device)
+        reference.load_state(self._reference_state or learner.state())
+        self._reference, self._reference_state = reference, None
+        known = np.arange(model.num_items)
+        reference.replace_text(known, self._base_VD[known])
+        self._grow_reference()
+
+    def step_reference(
+        self, windows: Windows, popularity_MV: NDArray[np.float32], touched_V: NDArray[np.bool_]
+    ) -> None:
+        """The reference's part of a step of the learner: the whole batch of all workers."""
+        if self._reference is not None:
+            self._reference.step(windows, popularity_MV, touched_V)
+
+    def lost_to(self) -> Mapping[str, NDArray[Any]] | None:
+        """State of the reference, once after the learner has lost to it; it is to be loaded."""
+        if not self._has_lost or self._reference is None:
+            return None
+        self._has_lost = False
+        return self._reference.state()
 
     def gather(self, model: Recommender) -> None:
         """Add the text gradient of the learner's last backward pass.
@@ -179,9 +217,6 @@ class TextTuner:
         Raises:
             FloatingPointError: If the gradient is not finite; the tower is then unchanged.
         """
-        if self._reverted is not None:
-            reverted, self._reverted = self._reverted, None
-            return reverted
         is_due = self._run.num_gathered >= self._settings.gather_steps
         if not (is_due or self._run.stale) or not self._budget.allows():
             return None
@@ -194,7 +229,7 @@ class TextTuner:
             return TextUpdate(np.array(rows), self._tower.encode(self._cache.take(rows)))
 
     def follow(self, learner: Learner) -> None:
-        """`Learner.on_gradient` of a learner that is alone: gather, then apply what is due."""
+        """`Learner.on_gradient` of a learner without a group: gather, then apply what is due."""
         self.gather(learner.model)
         update = self.next_update(learner.model)
         if update is not None:
@@ -203,23 +238,21 @@ class TextTuner:
     def compare(
         self, scorer: Scorer, windows: Windows, popularity_MV: NDArray[np.float32]
     ) -> Decision:
-        """Predict newest events with tuned and with pretrained text, and judge the tower by them.
+        """Predict newest events as served and with the reference, and judge the tower by them.
 
-        The towers have learned with the tuned text, which favours it a little. When the verdict is
-        REJECT the tower is pretrained again, and the next update gives all items their old vectors.
+        When the verdict is REJECT the tower is pretrained again, and `lost_to` says what the
+        learner goes on from.
 
         Args:
-            scorer: As served, over all items that this tuner knows or fewer.
-            windows: End at events that the scorer has not learned; none may be empty.
+            scorer: As served, over all items that this tuner knows.
+            windows: End at events that neither has learned; none may be empty.
             popularity_MV: As of just before them.
         """
-        if not self.is_tuned or not len(windows):
+        if not self.is_tuned or self._reference is None or not len(windows):
             return Decision(Verdict.PROMOTE, "texts are read by the pretrained tower")
-        with self._budget.spending():
-            rows = np.arange(scorer.num_items)
-            pretrained = scorer.with_items(rows, self._base_VD[: len(rows)])
-            tuned_N = memory_ndcg(scorer, windows, popularity_MV)
-            pretrained_N = memory_ndcg(pretrained, windows, popularity_MV)
+        reference = Scorer.from_state(self._reference.ema_state(), self._reference.model.settings)
+        tuned_N = memory_ndcg(scorer, windows, popularity_MV)
+        pretrained_N = memory_ndcg(reference, windows, popularity_MV)
         ndcg = self._run.ndcg
         ndcg.extend(zip(tuned_N.tolist(), pretrained_N.tolist(), strict=True))
         if len(ndcg) < _MIN_COMPARED:
@@ -229,7 +262,10 @@ class TextTuner:
             logger.warning(
                 "text tower starts over steps=%d reason=%s", self._run.num_steps, decision.reason
             )
-            self._start_over()
+            self._tower.reset()
+            self._run = self._new_run()
+            self.num_started_over += 1
+            self._has_lost = True
         return decision
 
     def state(self) -> dict[str, NDArray[Any]]:
@@ -248,20 +284,20 @@ class TextTuner:
             for name, moments in moments_of(self._run.optimizer, self._tower).items():
                 tensors |= {f"{moment}.{name}": value for moment, value in moments.items()}
             state |= {n: t.detach().cpu().numpy().copy() for n, t in tensors.items()}
+            if self._reference is not None:
+                reference = self._reference.state()
+                state |= {f"reference.{name}": value for name, value in reference.items()}
         return {f"{STATE_PREFIX}{name}": value for name, value in state.items()}
 
     def load_state(self, state: Mapping[str, NDArray[Any]]) -> None:
         """Go on like the tuner whose state this is; pretrained if there is none that fits.
 
-        The texts of all items must be given again, by `change_items`.
+        The texts of all items must be given again, by `change_items`, and then `begin` called.
         """
-        own = {
-            name.removeprefix(STATE_PREFIX): value
-            for name, value in state.items()
-            if name.startswith(STATE_PREFIX)
-        }
+        own = _under(state, STATE_PREFIX)
         self._tower.reset()
-        self._run, self._reverted = self._new_run(), None
+        self._run = self._new_run()
+        self._reference, self._reference_state, self._has_lost = None, None, False
         self._resize(0)
         if not np.array_equal(own.get("signature", ()), self._signature):
             logger.info("text tower starts as pretrained: no state of this encoder and shape")
@@ -272,8 +308,9 @@ class TextTuner:
         self.num_started_over = int(own["num_started_over"])
         self._run.ndcg.extend((tuned, pretrained) for tuned, pretrained in own["ndcg"].tolist())
         if self.is_tuned:
-            self._tower.load(_under(own, "value."))
-            by_moment = {moment: _under(own, f"{moment}.") for moment in MOMENTS}
+            self._reference_state = _under(own, "reference.") or None
+            self._tower.load(_tensors(own, "value."))
+            by_moment = {moment: _tensors(own, f"{moment}.") for moment in MOMENTS}
             names = by_moment["step"]
             moments = {n: {m: by_moment[m][n] for m in MOMENTS} for n in names}
             give_moments(self._run.optimizer, self._tower, moments)
@@ -334,15 +371,9 @@ class TextTuner:
         reason = "tuned text loses" if is_worse else "tuned text does not lose"
         return Decision(
             decision.verdict,
-            f"{reason}: NDCG@10 {tuned_N.mean():.4f}, pretrained {pretrained_N.mean():.4f}, "
+            f"{reason}: NDCG@10 {tuned_N.mean():.4f}, reference {pretrained_N.mean():.4f}, "
             f"{len(tuned_N)} events",
         )
-
-    def _start_over(self) -> None:
-        self._tower.reset()
-        self._run = self._new_run()
-        self.num_started_over += 1
-        self._reverted = TextUpdate(np.arange(len(self._base_VD)), self._base_VD.copy())
 
     def _new_run(self) -> _Run:
         """Nothing learned: of a tower as pretrained."""
@@ -354,6 +385,12 @@ class TextTuner:
         )
         ndcg = deque[tuple[float, float]](maxlen=settings.compared_events)
         return _Run(optimizer, ndcg)
+
+    def _grow_reference(self) -> None:
+        if self._reference is not None:
+            new_VD = self._base_VD[self._reference.model.num_items :]
+            if len(new_VD):
+                self._reference.grow(new_VD)
 
     def _resize(self, num_items: int) -> None:
         new = max(0, num_items - len(self._base_VD))
@@ -372,9 +409,11 @@ def _digest(text: str) -> int:
     return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
-def _under(state: Mapping[str, NDArray[Any]], prefix: str) -> dict[str, Tensor]:
+def _under(state: Mapping[str, NDArray[Any]], prefix: str) -> dict[str, NDArray[Any]]:
     return {
-        name.removeprefix(prefix): torch.from_numpy(np.array(value))
-        for name, value in state.items()
-        if name.startswith(prefix)
+        name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)
     }
+
+
+def _tensors(state: Mapping[str, NDArray[Any]], prefix: str) -> dict[str, Tensor]:
+    return {n: torch.from_numpy(np.array(value)) for n, value in _under(state, prefix).items()}

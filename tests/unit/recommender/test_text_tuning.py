@@ -273,22 +273,62 @@ def trained_pair() -> tuple[TextTuner, Learner]:
     learner = new_learner()
     learner.model.residual_VH.register_hook(torch.zeros_like)
     take_steps(learner, 150)
+    tuner.begin(learner)
     learner.model.residual_VH.grad = torch.ones(NUM_ITEMS, MODEL.dim)
     for _ in range(TUNING.gather_steps):
         tuner.follow(learner)
     return tuner, learner
 
 
-def test_a_tower_that_loses_is_thrown_away_and_all_items_get_their_old_vectors() -> None:
+def test_a_tower_that_loses_is_thrown_away_and_the_learner_goes_on_from_the_reference() -> None:
     tuner, learner = trained_pair()
+    before = learner.state() | {"raw.text_VD": text_of(new_learner())}
     spoil(tuner)
     tuner.follow(learner)
     assert moved_rows(learner) == set(range(NUM_ITEMS))
     assert compared(tuner, learner, num_windows=300) is Verdict.REJECT
-    tuner.follow(learner)
-    np.testing.assert_allclose(text_of(learner), text_of(new_learner()), atol=1e-6)
-    assert not tuner.is_tuned
-    assert tuner.num_started_over == 1
+    state = tuner.lost_to()
+    assert state is not None
+    learner.load_state(state)
+    for name, array in before.items():
+        np.testing.assert_array_equal(learner.state()[name], array, err_msg=name)
+    assert (tuner.is_tuned, tuner.num_started_over, tuner.lost_to()) == (False, 1, None)
+
+
+def test_the_reference_learns_bit_for_bit_as_a_learner_whose_texts_are_frozen() -> None:
+    tuner, plain = tuner_with_items(), new_learner()
+    learner = new_learner(tuner.follow)
+    tuner.begin(learner)
+    rng = np.random.default_rng(0)
+    for _ in range(8):
+        windows = windows_of(8, rng)
+        for step in (learner.step, tuner.step_reference, plain.step):
+            step(windows, POPULARITY_MV, TOUCHED_V)
+    assert tuner.is_tuned
+    reference = tuner.state()
+    for name, array in plain.state().items():
+        stored = reference[f"text_tuning.reference.{name}"]
+        np.testing.assert_array_equal(stored, array, err_msg=name)
+
+
+def test_the_reference_of_a_resumed_tuner_is_the_one_that_was_stored_over_new_items_too() -> None:
+    tuner = tuner_with_items()
+    learner = new_learner(tuner.follow)
+    tuner.begin(learner)
+    rng = np.random.default_rng(0)
+    for _ in range(4):
+        windows = windows_of(8, rng)
+        learner.step(windows, POPULARITY_MV, TOUCHED_V)
+        tuner.step_reference(windows, POPULARITY_MV, TOUCHED_V)
+    other, other_learner, _ = resumed(tuner, learner)
+    other.add_items(["something new"], BASE_VD[:1])
+    other_learner.grow(BASE_VD[:1])
+    other.begin(other_learner)
+    before, after = tuner.state(), other.state()
+    for name in ("raw.text_VD", "raw.residual_VH", "average.projection.weight", "step.bos_H"):
+        stored, kept = (s[f"text_tuning.reference.{name}"] for s in (before, after))
+        np.testing.assert_array_equal(kept[: len(stored)] if kept.ndim else kept, stored)
+    assert len(after["text_tuning.reference.raw.text_VD"]) == NUM_ITEMS + 1
 
 
 def test_a_tower_that_does_not_lose_stays() -> None:
