@@ -17,6 +17,8 @@ from recommender.settings import (
     FilterSettings,
     ModelSettings,
     Section,
+    TextSettings,
+    TextTuningSettings,
     TrainingSettings,
 )
 from recommender.windows import Windows, concatenate, select
@@ -37,8 +39,10 @@ class TrainingJobSettings(Section):
     """`[blend]`"""
     filters: FilterSettings = FilterSettings()
     """`[filters]`"""
-    encoder: str = "minilm"
-    """Which BERT the catalogue's text vectors come from; written into every manifest."""
+    text: TextSettings = TextSettings()
+    """`[text]`; the encoder is written into every manifest."""
+    text_tuning: TextTuningSettings = TextTuningSettings()
+    """`[text_tuning]`"""
     seed: int = 0
     """Of the first weights and of every sample."""
 
@@ -59,6 +63,8 @@ class Lesson:
     batches: list[Windows]
     popularity_MV: NDArray[np.float32]
     touched_V: NDArray[np.bool_]
+    begin_from: Mapping[str, NDArray[Any]] | None = None
+    """State to load before anything else, because tuned texts have lost."""
 
 
 @dataclass

@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field
+from itertools import compress
 from typing import Any, TypeVar
 
 import numpy as np
@@ -57,11 +58,13 @@ class FreshPart:
 
 @dataclass(frozen=True)
 class CatalogGrowth:
-    """Text vectors of new rows, in row order, and of rows whose text changed."""
+    """Pretrained text vectors of new rows, in row order, and of rows whose text changed."""
 
     new_VD: NDArray[np.float32]
     changed_rows: NDArray[np.int64]
     changed_VD: NDArray[np.float32]
+    new_texts: tuple[str, ...] = ()
+    changed_texts: tuple[str, ...] = ()
 
     @property
     def is_empty(self) -> bool:
@@ -225,8 +228,13 @@ class StreamFeed:
         await self._wait_for_texts()
         changes = await self._catalog.changes_after(self._revision, 0.0)
         is_new = changes.rows >= self._num_rows
+        texts = [item.text for item in changes.items]
         growth = CatalogGrowth(
-            changes.vectors[is_new], changes.rows[~is_new], changes.vectors[~is_new]
+            changes.vectors[is_new],
+            changes.rows[~is_new],
+            changes.vectors[~is_new],
+            new_texts=tuple(compress(texts, is_new)),
+            changed_texts=tuple(compress(texts, ~is_new)),
         )
         self._revision = changes.revision
         self._num_rows += int(is_new.sum())

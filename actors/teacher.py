@@ -24,8 +24,9 @@ from actors.lessons import (
 )
 from actors.messages import Head, Manifest
 from actors.parameter_store_client import ParameterStoreClient
-from actors.stream_feed import FreshPart, StreamFeed
+from actors.stream_feed import CatalogGrowth, FreshPart, StreamFeed
 from actors.telemetry import TrainingMetrics
+from actors.text_lane import TextLane
 from recommender.blend import Blend
 from recommender.counters import Counters
 from recommender.fresh_scoring import LiveState, score_fresh
@@ -35,6 +36,7 @@ from recommender.ranking import BLEND_HALF_LIFE, nearest_half_life
 from recommender.replay import Strategy
 from recommender.rounds import round_batches
 from recommender.scorer import Scorer
+from recommender.text_tuning import TextUpdate
 from recommender.training import Learner
 from recommender.windows import Windows, select
 
@@ -62,6 +64,7 @@ class Teacher:
         self.feed = StreamFeed(settings.buffer.num_shards, counters, filters=settings.filters)
         self.store = ParameterStoreClient.connect(timeout_s=60.0)
         self.metrics = TrainingMetrics()
+        self.texts = TextLane.of(settings)
         self.blend = Blend(settings.blend)
         self._half_life = nearest_half_life(settings.model.half_lives, BLEND_HALF_LIFE)
         self._random = np.random.default_rng(settings.seed)
@@ -109,6 +112,10 @@ class Teacher:
             select(windows, slice(start, start + size)) for start in range(0, len(windows), size)
         ]
 
+    def tune_text(self, learner: Learner) -> TextUpdate | None:
+        """After a backward pass: text vectors that change now, because BERT learns too."""
+        return self.texts.update(learner.model)
+
     def learned(self, losses: list[float], seconds: float) -> None:
         """Note what the steps of a round gave."""
         self._report.num_steps = len(losses)
@@ -154,8 +161,7 @@ class Teacher:
         if self.feed.num_events() < self.settings.loop.warmup_events:
             time.sleep(_POLL_S)
             return None
-        growth = self.feed.catalog_growth()
-        self._num_items = len(growth.new_VD)
+        growth = self._growth()
         if not len(growth.new_VD):
             logger.warning("events arrive but the catalogue is empty: put items first")
             time.sleep(1.0)
@@ -179,7 +185,8 @@ class Teacher:
         self._version = manifest.version
         self._num_items = manifest.num_items
         self.feed.known_items(manifest.num_items)
-        return Restart(state, self.feed.catalog_growth())
+        self.texts.restart(state)
+        return Restart(state, self._growth())
 
     def _lesson(self, parts: list[FreshPart]) -> Lesson:
         started = time.monotonic()
@@ -192,15 +199,7 @@ class Teacher:
         newest = newest_windows(parts, training.fresh_windows * num_steps)
         num_older = training.batch_windows * num_steps - (0 if newest is None else len(newest))
         older = self._replay(num_older, "recency")
-        growth = self.feed.catalog_growth()
-        if self._scorer is not None and not growth.is_empty:
-            first = self._scorer.num_items
-            rows = np.arange(first, first + len(growth.new_VD))
-            self._scorer = self._scorer.with_items(
-                np.concatenate([growth.changed_rows, rows]),
-                np.concatenate([growth.changed_VD, growth.new_VD]),
-            )
-        self._num_items += len(growth.new_VD)
+        growth = self._growth()
         self._score(parts)
         self._report.seconds["score"] = time.monotonic() - started
         batches = round_batches(newest, older, num_steps, self._random)
@@ -209,6 +208,7 @@ class Teacher:
             batches,
             self.feed.counters.popularity(),
             self.feed.counters.touched(),
+            begin_from=self.texts.lost_to(),
         )
 
     def _score(self, parts: list[FreshPart]) -> None:
@@ -216,6 +216,7 @@ class Teacher:
 
         The counters count all of them on the way.
         """
+        self.texts.compare(self._scorer, parts, self.feed.counters.popularity())
         num_fresh = sum(len(part.events) for part in parts)
         share = min(1.0, self.settings.loop.scored_per_round / max(1, num_fresh))
         ndcg: dict[str, list[float]] = {}
@@ -270,21 +271,39 @@ class Teacher:
             num_items=learner.model.num_items,
             step=learner.step_count,
             reason=f"{reason}: {decision.reason}",
-            settings=self.settings.model_dump(mode="json", include={"model", "training"}),
+            settings=self.settings.model_dump(
+                mode="json", include={"model", "training", "text_tuning"}
+            ),
             metrics={
                 **decision.metrics,
                 **self._progressive_metrics(),
+                **self.texts.metrics(),
                 "num_rejected": self._num_rejected,
             },
-            encoder=self.settings.encoder,
+            encoder=self.settings.text.encoder,
         )
         payload = {f"model.{name}": value for name, value in state.items()}
         payload |= {f"blend.{name}": value for name, value in self.blend.state().items()}
         promote = decision.verdict is Verdict.PROMOTE
         stored = self.feed.run(
-            self.store.publish(manifest, payload, learner.state(), promote=promote)
+            self.store.publish(
+                manifest, payload, learner.state() | self.texts.state(), promote=promote
+            )
         )
         return stored.manifest.version
+
+    def _growth(self) -> CatalogGrowth:
+        """What the catalogue gained; what predicts here ranks it from now on, as a replica does."""
+        growth = self.texts.take(self.feed.catalog_growth())
+        self._num_items += len(growth.new_VD)
+        if self._scorer is not None and not growth.is_empty:
+            first = self._scorer.num_items
+            rows = np.arange(first, first + len(growth.new_VD))
+            self._scorer = self._scorer.with_items(
+                np.concatenate([growth.changed_rows, rows]),
+                np.concatenate([growth.changed_VD, growth.new_VD]),
+            )
+        return growth
 
     def _read_to_the_end(self) -> None:
         while self.feed.wait(enough=1, interval_s=0.0, timeout_s=0.0):

@@ -93,8 +93,10 @@ class TrainingLoop:
         if restart.state is not None:
             learner.load_state(restart.state)
             _grow(learner, restart.growth)
+            self._tune_texts(learner)
             return learner
         self._warm_up(learner)
+        self._tune_texts(learner)
         self.group.share(partial(self._publish, learner, "warm-up"))
         self._report_to_train()
         return learner
@@ -121,13 +123,32 @@ class TrainingLoop:
 
     def _learn(self, learner: Learner, lesson: Lesson) -> None:
         started = time.monotonic()
-        _grow(learner, lesson.growth)
-        losses = [
-            learner.step(self.group.part(batch), lesson.popularity_MV, lesson.touched_V)
-            for batch in lesson.batches
-        ]
+        if lesson.begin_from is not None:
+            learner.load_state(lesson.begin_from)
+        else:
+            _grow(learner, lesson.growth)
+        losses = []
+        for batch in lesson.batches:
+            counters = lesson.popularity_MV, lesson.touched_V
+            losses.append(learner.step(self.group.part(batch), *counters))
+            if self.teacher is not None:
+                self.teacher.texts.step_reference(batch, *counters)
         if self.teacher is not None:
             self.teacher.learned(losses, time.monotonic() - started)
+
+    def _tune_texts(self, learner: Learner) -> None:
+        """From now on BERT learns too, if it may: on the first worker, for all."""
+        if self.settings.text_tuning.mode == "frozen":
+            return
+
+        def follow(learner: Learner) -> None:
+            update = self.group.share(lambda: self._teacher.tune_text(learner))
+            if update is not None:
+                learner.replace_text(update.rows, update.text_VD)
+
+        if self.teacher is not None:
+            self.teacher.texts.begin(learner)
+        learner.on_gradient = follow
 
     def _report_to_train(self) -> None:
         """Tell Ray Train where we are. Collective. The real checkpoint is the version itself."""

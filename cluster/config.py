@@ -23,6 +23,7 @@ from recommender.settings import (
     ModelSettings,
     Section,
     TextSettings,
+    TextTuningSettings,
     TrainingSettings,
 )
 from serve_app.settings import ServingSettings
@@ -64,6 +65,8 @@ class Settings(Section):
     """`[keeper]`"""
     text: TextSettings = TextSettings()
     """`[text]`"""
+    text_tuning: TextTuningSettings = TextTuningSettings()
+    """`[text_tuning]`"""
     model: ModelSettings = ModelSettings()
     """`[model]`"""
     training: TrainingSettings = TrainingSettings()

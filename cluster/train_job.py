@@ -67,7 +67,8 @@ def job_settings(settings: Settings) -> TrainingJobSettings:
         training=settings.training,
         blend=settings.blend,
         filters=settings.filters,
-        encoder=settings.text.encoder,
+        text=settings.text,
+        text_tuning=settings.text_tuning,
     )
 
 

@@ -34,8 +34,9 @@ from recommender.replay import ReplayMemory
 from recommender.rounds import round_batches
 from recommender.scorer import Scorer
 from recommender.settings import BlendSettings, ModelSettings, Section, TrainingSettings
+from recommender.text_tuning import TextTuner
 from recommender.training import Learner
-from recommender.windows import FreshEvents
+from recommender.windows import FreshEvents, select
 
 FROZEN = "frozen"
 RANKINGS = ("popularity", "rules", "item_knn", "ease", FROZEN, LEARNING, BLEND)
@@ -129,6 +130,7 @@ def evaluate(
     exclude_seen: bool = True,
     progress: Progress | None = None,
     cpu_clock: Callable[[], float] = time.process_time,
+    tuner: TextTuner | None = None,
 ) -> QualityReport:
     """Replay a dataset and measure how well each ranking foresees it.
 
@@ -143,6 +145,7 @@ def evaluate(
             where repeats matter (shops), say False.
         progress: Called with events done (warm-up included) and events in all.
         cpu_clock: CPU seconds used so far.
+        tuner: Reads the texts anew as it learns, from the end of the warm-up on; it has no items.
 
     Raises:
         ValueError: If a ranking is unknown, or the texts are not those of the dataset.
@@ -160,6 +163,7 @@ def evaluate(
         seed=seed,
         exclude_seen=exclude_seen,
         cpu_clock=cpu_clock,
+        tuner=tuner,
     )
     num_events = min(len(dataset), max_events or len(dataset))
     evaluation.run(num_events, progress or (lambda _done, _total: None))
@@ -179,7 +183,11 @@ class _Evaluation:
         seed: int,
         exclude_seen: bool,
         cpu_clock: Callable[[], float],
+        tuner: TextTuner | None,
     ) -> None:
+        self._tuner = tuner
+        if tuner is not None:
+            tuner.add_items([item.text for item in dataset.items], text_VD)
         self._dataset = dataset
         self._settings = settings
         self._rankings = tuple(name for name in RANKINGS if name in rankings)
@@ -274,6 +282,9 @@ class _Evaluation:
             )
         self._warm_up_cpu_s = self._cpu_clock() - started_s
         self._frozen = self._scorer()
+        if self._tuner is not None:
+            self._tuner.begin(self._learner)
+            self._learner.on_gradient = self._tuner.follow
 
     def _scorer(self) -> Scorer | None:
         if self._learner is None:
@@ -283,11 +294,16 @@ class _Evaluation:
     def _score(self, fresh: FreshEvents) -> None:
         started_s = self._cpu_clock()
         stream_N = fresh.offsets_N - self._num_warm_up
+        selected_N = stream_N % _SCORE_EVERY == _FIRST_SCORED
+        scorer = self._scorer()
+        if self._tuner is not None and scorer is not None:
+            windows = select(fresh.windows, selected_N)
+            self._tuner.compare(scorer, windows, self._live.counters.popularity())
         scored = score_fresh(
             fresh,
-            stream_N % _SCORE_EVERY == _FIRST_SCORED,
+            selected_N,
             self._live,
-            scorer=self._scorer(),
+            scorer=scorer,
             blend=self._blend,
             half_life_index=self._blend_index,
             num_items=self._num_items,
@@ -316,6 +332,8 @@ class _Evaluation:
         if self._learner is None or not _NEED_STEPS & set(self._rankings):
             return
         started_s = self._cpu_clock()
+        if self._tuner is not None and (state := self._tuner.lost_to()) is not None:
+            self._learner.load_state(state)
         training = self._settings.training
         popularity_MV = self._live.counters.popularity()
         touched_V = self._live.counters.touched()
@@ -331,6 +349,8 @@ class _Evaluation:
         )
         for batch in round_batches(newest, older, num_steps, self._sampling):
             self._learner.step(batch, popularity_MV, touched_V)
+            if self._tuner is not None:
+                self._tuner.step_reference(batch, popularity_MV, touched_V)
         self._learn_cpu_s += self._cpu_clock() - started_s
 
 

@@ -24,6 +24,35 @@ class TextSettings(Section):
     """Texts a forward pass."""
 
 
+class TextTuningSettings(Section):
+    """Whether the BERT that reads item texts learns too, in a slow lane beside the towers."""
+
+    mode: Literal["frozen", "lora", "top_layers", "full"] = "frozen"
+    """What of BERT learns online: nothing, additions of low rank (needs `peft`), layers, all."""
+    num_layers: int = Field(default=1, ge=1, le=48)
+    """Top layers that `lora` and `top_layers` train."""
+    lora_rank: int = Field(default=8, ge=1, le=256)
+    """Rank of the additions to query, value and dense matrices."""
+    learning_rate: float = Field(default=5e-5, gt=0.0, le=0.1)
+    """AdamW step size of BERT."""
+    weight_decay: float = Field(default=0.01, ge=0.0, le=1.0)
+    """AdamW decoupled weight decay of what learns of BERT."""
+    gather_steps: int = Field(default=4, ge=1, le=1_000)
+    """Steps of the towers whose gradients make one step of BERT."""
+    items_per_step: int = Field(default=96, ge=1, le=4_096)
+    """Items of one step of BERT, drawn by the norm of their gradient."""
+    refresh_steps: int = Field(default=16, ge=1, le=10_000)
+    """Steps of BERT after which the vectors of all items are computed again."""
+    cpu_share: float = Field(default=0.5, gt=0.0, le=1.0)
+    """Most that BERT may take of the training process's CPU time; what is due then waits."""
+    cache_mib: int = Field(default=512, ge=0)
+    """Memory for the states below the layers that learn; beyond it they are computed each time."""
+    compared_events: int = Field(default=1_000, ge=50)
+    """Newest scored events on which tuned and pretrained texts are compared."""
+    max_loss_errors: float = Field(default=2.0, ge=0.0)
+    """Tuning starts over when it loses by more than this many standard errors on them."""
+
+
 class ModelSettings(Section):
     """Shape of the two towers."""
 

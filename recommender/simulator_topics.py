@@ -285,7 +285,8 @@ def part_title(title: str, part: int) -> str:
     return f"{title}, part {part + 1}"
 
 
-def part_text(topic: Topic, title: str, part: int) -> str:
-    """What BERT reads of one part: its title and what it says, which differs between parts."""
-    detail = topic.details[(part + len(title)) % len(topic.details)]
-    return f"{part_title(title, part)}. {detail}."
+def part_text(topic: Topic, title: str, part: int, num_sentences: int = 1) -> str:
+    """What BERT reads of one part: its title and what it says, in another order for each part."""
+    first = part + len(title)
+    details = (topic.details[(first + i) % len(topic.details)] for i in range(num_sentences))
+    return ". ".join((part_title(title, part), *details)) + "."

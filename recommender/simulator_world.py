@@ -31,6 +31,8 @@ class SimulatorSettings(Section):
     """Length of the stream."""
     num_topics: int = Field(default=12, ge=2, le=len(TOPICS))
     """Topics that items belong to."""
+    num_sentences: int = Field(default=1, ge=1, le=5)
+    """Sentences about its topic in an item's text."""
     drift_at: int | None = Field(default=None, ge=0)
     """First event after tastes and popularity have changed; None for a world that stays."""
     seed: int = Field(default=0, ge=0)
@@ -129,7 +131,7 @@ class GroundTruth:
                 items.append(
                     Item(
                         item_id=f"item-{start + part:05d}",
-                        text=part_text(topic, title, part),
+                        text=part_text(topic, title, part, settings.num_sentences),
                         title=part_title(title, part),
                         categories=(topic.name,),
                     )

@@ -69,6 +69,8 @@ class Learner:
         self.device = torch.device(device)
         self.worker = worker
         self.num_workers = num_workers
+        self.on_gradient: Callable[[Learner], None] | None = None
+        """Called in each step between the backward pass and the optimiser's step."""
         self._wrap = wrap
         self._average_into = get_ema_multi_avg_fn(settings.ema_decay)
         self.model = model.to(self.device).train()
@@ -150,6 +152,8 @@ class Learner:
         rate = self.settings.learning_rate if learning_rate is None else learning_rate
         for group in self._optimizer.param_groups:
             group["lr"] = rate
+        if self.on_gradient is not None:
+            self.on_gradient(self)
         self._optimizer.step()
         self._move_average()
         self.step_count += 1

@@ -57,6 +57,8 @@ class LiveSystem:
     min_replicas: int = 2
     num_workers: int = 1
     port: int = field(default_factory=free_port)
+    more_config: str = ""
+    """Sections of `rheos.toml` beside those that every system of the tests has."""
 
     @property
     def data_dir(self) -> Path:
@@ -85,11 +87,10 @@ class LiveSystem:
         """The command line on this system's folder."""
         self.folder.mkdir(parents=True, exist_ok=True)
         config = self.folder / "rheos.toml"
-        config.write_text(
-            CONFIG.format(
-                port=self.port, min_replicas=self.min_replicas, num_workers=self.num_workers
-            )
+        base = CONFIG.format(
+            port=self.port, min_replicas=self.min_replicas, num_workers=self.num_workers
         )
+        config.write_text(base + self.more_config)
         options = ["--config", str(config), "--data-dir", str(self.data_dir)]
         return [sys.executable, "-m", "cluster.cli", *arguments, *options]
 

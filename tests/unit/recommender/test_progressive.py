@@ -3,6 +3,7 @@ from collections.abc import Collection
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from tiny_bert import tiny_bert
 
 from recommender.baselines import ItemNeighbours
 from recommender.blend import BLEND, Blend
@@ -12,7 +13,15 @@ from recommender.events import Item
 from recommender.fresh_scoring import LiveState, ScoredEvents, requests, score_fresh
 from recommender.progressive import EvaluationSettings, QualityReport, evaluate
 from recommender.replay import ReplayMemory
-from recommender.settings import BlendSettings, ModelSettings, TrainingSettings
+from recommender.settings import (
+    BlendSettings,
+    ModelSettings,
+    TextSettings,
+    TextTuningSettings,
+    TrainingSettings,
+)
+from recommender.text_tower import TextTower
+from recommender.text_tuning import TextTuner
 from recommender.windows import FreshEvents
 
 NUM_ITEMS = 12
@@ -227,3 +236,18 @@ def test_a_stream_too_short_to_score_gives_zeros(num_events: int) -> None:
     report = run(dataset_of(num_events), ["popularity", "blend"])
     assert report.events.scored == 0
     assert report.quality["blend"]["ndcg_at_10"] == 0.0
+
+
+def test_a_tuner_moves_the_texts_during_the_stream_and_not_before() -> None:
+    data = dataset_of(400)
+    bert = tiny_bert()
+    settings = TextTuningSettings(mode="lora", learning_rate=0.1, gather_steps=1, cpu_share=1.0)
+    tower = TextTower(bert, TextSettings(), settings)
+    text_VD = tower.encode(tower.states([item.text for item in data.items]))
+    tuner = TextTuner(tower, settings, name="tiny")
+    rankings = ("frozen", "learning")
+    tuned = evaluate(data, text_VD, SMALL, rankings=rankings, tuner=tuner)
+    plain = evaluate(data, text_VD, SMALL, rankings=rankings)
+    assert tuner.num_steps > 0
+    assert tuned.quality["frozen"] == plain.quality["frozen"]
+    assert tuned.quality["learning"] != plain.quality["learning"]

@@ -134,3 +134,13 @@ def test_a_world_that_everybody_has_seen_ends_the_stream() -> None:
     small = SimulatorSettings(num_users=2, num_items=24, num_events=1_000, initial_share=1.0)
 
     assert len(simulate(small)) == 2 * 24
+
+
+def test_more_sentences_change_the_texts_and_nothing_else() -> None:
+    settings = SimulatorSettings(num_items=48, num_events=300)
+    short = simulate(settings)
+    long = simulate(settings.model_copy(update={"num_sentences": 5}))
+    np.testing.assert_array_equal(long.rows_N, short.rows_N)
+    for short_item, long_item in zip(short.items, long.items, strict=True):
+        assert long_item.text.startswith(short_item.text)
+        assert long_item.text.count(".") == short_item.text.count(".") + 4
