@@ -31,7 +31,11 @@ _COLOURS = {
     "content": "#56B4E9",
     "item_knn": "#CC79A7",
     "ease": "#56B4E9",
+    "blend_ials": "#0072B2",
+    "ials": "#F0E442",
+    "trending": "#999999",
 }
+_IN_GROUPS = ("popularity", "rules", "frozen", "learning", "blend")
 _OTHER_COLOUR = "#000000"
 _GREY = "#666666"
 _SIZE_INCHES = (16.0, 10.0)
@@ -54,6 +58,12 @@ def draw_report(report: Report, path: Path) -> None:
         _draw_freshness(panels[0, 1], timeline, report.get("freshness_s", {}))
         _draw_load(panels[1, 0], timeline, drift_s)
         _draw_quarters(panels[1, 1], quality)
+    elif slices := report.get("slices"):
+        panels = figure.subplots(2, 2)
+        _draw_means(panels[0, 0], quality)
+        _draw_quarters(panels[0, 1], _some(quality))
+        _draw_slices(panels[1, 0], slices, list(_some(quality)))
+        _draw_lists(panels[1, 1], report.get("lists", {}), quality)
     else:
         panels = figure.subplots(2, 1)
         _draw_means(panels[0], quality)
@@ -188,6 +198,51 @@ def _draw_quarters(panel: Any, quality: Mapping[str, Any]) -> None:
     panel.set_xticks(range(len(names)), names)
     panel.tick_params(axis="x", labelsize=13, length=0)
     _style(panel, "NDCG@10 by quarter of the stream, first (light) to last (dark)", "")
+
+
+def _draw_slices(panel: Any, slices: Mapping[str, Any], names: Sequence[str]) -> None:
+    """A group of bars a slice, the rankings from worst to best."""
+    shown = {name: part for name, part in slices.items() if part["num_events"]}
+    width = 0.84 / max(1, len(names))
+    for position, part in enumerate(shown.values()):
+        for index, name in enumerate(names):
+            x = position + (index - (len(names) - 1) / 2) * width
+            panel.bar(x, part["ndcg_at_10"].get(name, 0.0), width=width, color=_colour(name))
+    labels = [f"{name}\n{part['num_events']:,}" for name, part in shown.items()]
+    panel.set_xticks(range(len(labels)), labels)
+    panel.tick_params(axis="x", labelsize=10, length=0)
+    for index, name in enumerate(names):
+        panel.text(
+            *(0.99, 0.96 - 0.07 * (len(names) - 1 - index), name),
+            transform=panel.transAxes,
+            ha="right",
+            va="top",
+            fontsize=12,
+            fontweight="bold",
+            color=_colour(name),
+        )
+    _style(panel, "NDCG@10 by slice, and events in it", "")
+
+
+def _draw_lists(panel: Any, lists: Mapping[str, Any], quality: Mapping[str, Any]) -> None:
+    """Each ranking as a point: right is more of the catalogue, up is better."""
+    for name, figures in lists.items():
+        x, y = figures["coverage"], quality[name].get("ndcg_at_10") or 0.0
+        panel.plot(x, y, "o", markersize=9, color=_colour(name))
+        panel.annotate(
+            name, (x, y), xytext=(8, 0), textcoords="offset points", va="center", fontsize=11
+        )
+    panel.set_ylim(bottom=0.0)
+    panel.margins(x=0.2)
+    panel.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    _style(panel, "NDCG@10 and coverage", "share of the catalogue in any top ten")
+
+
+def _some(quality: Mapping[str, Any]) -> dict[str, Any]:
+    """The rankings that fit beside each other, worst first."""
+    names = [name for name in _IN_GROUPS if name in quality] or list(quality)[:6]
+    names.sort(key=lambda name: quality[name].get("ndcg_at_10") or 0.0)
+    return {name: quality[name] for name in names}
 
 
 def _label_ends(panel: Any, ends: Mapping[str, float]) -> None:
