@@ -18,7 +18,7 @@ from rich.console import Console
 
 from cluster.config import load_settings
 from cluster.evaluation import run_evaluation
-from recommender.progressive import RANKINGS
+from recommender.evaluation_settings import RANKINGS
 
 BASKET_STREAMS = frozenset({"online-retail"})
 """Shops: what is predicted is the first line of each basket."""

@@ -254,7 +254,7 @@ def evaluate(
     rest (or the first of every basket) is scored, and the means cover the last three quarters.
     """
     from cluster.evaluation import run_evaluation
-    from recommender.progressive import RANKINGS
+    from recommender.evaluation_settings import RANKINGS
 
     chosen = rankings.split(",") if rankings else None
     if unknown := sorted(set(chosen or ()) - set(RANKINGS)):

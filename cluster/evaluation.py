@@ -26,12 +26,12 @@ from cluster.report_quality import (
     spread_table,
 )
 from recommender.datasets import Dataset, read_dataset
-from recommender.progressive import (
+from recommender.evaluation_settings import (
     DEFAULT_RANKINGS,
     DETERMINISTIC_RANKINGS,
     EvaluationSettings,
-    evaluate,
 )
+from recommender.progressive import evaluate
 from recommender.quality_report import QualityReport
 from recommender.slices import Protocol
 from recommender.text_encoder import TextEncoder

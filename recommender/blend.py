@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from recommender.guard import Guard
 from recommender.metrics import ndcg_at_k
 from recommender.ranking import COMPONENTS, ranks_of, top_k
 from recommender.settings import BlendSettings
@@ -21,8 +22,6 @@ BUCKET_STARTS = (0, 1, 5, 20)
 """Shortest history of each bucket: a newcomer's weights are not those of a regular."""
 
 _SHARED = -1
-_TINY = 1e-12
-_GUARD_SLACK = 0.002
 _GUARD_K = 10
 _ADAM_BETAS = (0.9, 0.999)
 _ADAM_EPSILON = 1e-8
@@ -65,14 +64,7 @@ class Blend:
         self._square_RC = np.zeros(shape)
         self._num_observed = 0
         self._num_steps = 0
-        # Discounted sums over judged events; the last column of the first is the blend's own, the
-        # gains are NDCG of the component less that of the blend.
-        self._ndcg_GC = np.zeros((num_buckets, num_components + 1))
-        self._gain_GC = np.zeros((num_buckets, num_components))
-        self._gain_square_GC = np.zeros((num_buckets, num_components))
-        self._weight_GC = np.zeros((num_buckets, num_components + 1))
-        self._weight_square_GC = np.zeros((num_buckets, num_components + 1))
-        self._num_events_G = np.zeros(num_buckets, np.int64)
+        self._guard = Guard(num_buckets, num_components, settings)
 
     def scores(
         self,
@@ -91,7 +83,7 @@ class Blend:
         columns = self._columns(components)
         standard_CV = self._standardised(columns, components, eligible_V)
         weights_C = self._weights(bucket)[columns]
-        leader = self._leader(bucket, columns)
+        leader = self._guard.leader(bucket, columns)
         if leader is not None:
             name = self.components[columns[leader]]
             return Blended(standard_CV[leader], {name: 1.0}, name)
@@ -116,7 +108,10 @@ class Blend:
         columns = self._columns(components)
         standard_CV = self._standardised(columns, components, eligible_V)
         weights_C = self._weights(bucket)[columns]
-        self._judge(bucket, columns, standard_CV, weights_C, eligible_V, target)
+        blend_V = weights_C.astype(np.float32) @ standard_CV
+        target_1 = np.array([target])
+        ranks = [ranks_of(each_V, eligible_V, target_1)[0] for each_V in (*standard_CV, blend_V)]
+        self._guard.judge(bucket, columns, ndcg_at_k(np.array(ranks), _GUARD_K))
         gradient_C = self._gradient(standard_CV, weights_C, eligible_V, target)
         gradient_C *= -np.expm1(-weights_C)  # d softplus(w) / dw = sigmoid(w) = 1 - e^-softplus(w)
         self._gradient_RC[bucket, columns] += gradient_C
@@ -127,8 +122,7 @@ class Blend:
 
     def quality(self) -> dict[str, NDArray[np.float64]]:
         """The guard's discounted NDCG@10 by bucket, [G], of each component and of the blend."""
-        ndcg_GC = self._ndcg_GC / np.maximum(self._weight_GC, _TINY)
-        return dict(zip((*self.components, BLEND), ndcg_GC.T, strict=True))
+        return dict(zip((*self.components, BLEND), self._guard.ndcg_GC().T, strict=True))
 
     def weights(self) -> dict[str, NDArray[np.float64]]:
         """Weight of each component by bucket, [G]."""
@@ -139,7 +133,7 @@ class Blend:
         """A copy of everything that was learned, for `from_state`."""
         return {
             "num_observed": np.array([self._num_observed, self._num_steps]),
-            "num_events": self._num_events_G.copy(),
+            "num_events": self._guard.num_events_G.copy(),
             **{name: array.copy() for name, array in self._arrays().items()},
         }
 
@@ -166,7 +160,7 @@ class Blend:
             array[:, :num_known] = state[name][:, :num_known]
             array[:, len(components) :] = state[name][:, num_known:]  # the blend's own
         blend._num_observed, blend._num_steps = (int(n) for n in state["num_observed"])
-        blend._num_events_G[:] = state["num_events"]
+        blend._guard.num_events_G[:] = state["num_events"]
         return blend
 
     def _arrays(self) -> dict[str, NDArray[np.float64]]:
@@ -176,11 +170,7 @@ class Blend:
             "gradient": self._gradient_RC,
             "mean": self._mean_RC,
             "square": self._square_RC,
-            "ndcg": self._ndcg_GC,
-            "gain": self._gain_GC,
-            "gain_square": self._gain_square_GC,
-            "weight": self._weight_GC,
-            "weight_square": self._weight_square_GC,
+            **self._guard.arrays(),
         }
 
     def _weights(self, bucket: int) -> NDArray[np.float64]:
@@ -197,53 +187,6 @@ class Blend:
     ) -> NDArray[np.float32]:
         names = [self.components[column] for column in columns]
         return np.stack([standardise(name, components[name], eligible_V) for name in names])
-
-    def _leader(self, bucket: int, columns: NDArray[np.int64]) -> int | None:
-        """Position in `columns` of a component that beats the blend, and not by chance.
-
-        Both were judged on the same events, so the standard error is that of their difference.
-        """
-        settings = self.settings
-        if self._num_events_G[bucket] < settings.guard_min_events:
-            return None
-        weight_C = np.maximum(self._weight_GC[bucket, columns], _TINY)
-        gain_C = self._gain_GC[bucket, columns] / weight_C
-        best = int(np.argmax(gain_C))
-        column = columns[best]
-        spread = self._gain_square_GC[bucket, column] / weight_C[best] - gain_C[best] ** 2
-        num_effective = weight_C[best] ** 2 / max(self._weight_square_GC[bucket, column], _TINY)
-        error = np.sqrt(max(spread, 0.0) / max(num_effective, 1.0))
-        blend_ndcg = self._ndcg_GC[bucket, -1] / max(self._weight_GC[bucket, -1], _TINY)
-        bar = max(
-            blend_ndcg * settings.guard_margin + _GUARD_SLACK, settings.guard_certainty * error
-        )
-        return best if gain_C[best] > bar else None
-
-    def _judge(
-        self,
-        bucket: int,
-        columns: NDArray[np.int64],
-        standard_CV: NDArray[np.float32],
-        weights_C: NDArray[np.float64],
-        eligible_V: NDArray[np.bool_],
-        target: int,
-    ) -> None:
-        """Count the event in the discounted NDCG of every component and of the blend."""
-        blend_V = weights_C.astype(np.float32) @ standard_CV
-        target_1 = np.array([target])
-        ranks = [
-            ranks_of(scores_V, eligible_V, target_1)[0] for scores_V in (*standard_CV, blend_V)
-        ]
-        ndcg = ndcg_at_k(np.array(ranks), _GUARD_K)
-        gain_C = ndcg[:-1] - ndcg[-1]
-        judged = np.append(columns, len(self.components))
-        keep = 0.5 ** (1.0 / self.settings.guard_half_life)
-        _discount(self._ndcg_GC, bucket, judged, keep, ndcg)
-        _discount(self._gain_GC, bucket, columns, keep, gain_C)
-        _discount(self._gain_square_GC, bucket, columns, keep, gain_C**2)
-        _discount(self._weight_GC, bucket, judged, keep, 1.0)
-        _discount(self._weight_square_GC, bucket, judged, keep**2, 1.0)
-        self._num_events_G[bucket] += 1
 
     def _gradient(
         self,
@@ -304,17 +247,6 @@ def standardise(
     if deviation < 1e-9:
         return np.zeros(len(values_V), np.float32)
     return np.asarray((values_V - among.mean()) / deviation, np.float32)
-
-
-def _discount(
-    sums_GC: NDArray[np.float64],
-    bucket: int,
-    columns: NDArray[np.int64],
-    keep: float,
-    values: NDArray[np.float64] | float,
-) -> None:
-    """Add to discounted sums."""
-    sums_GC[bucket, columns] = sums_GC[bucket, columns] * keep + values
 
 
 def _softplus(raw: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -7,7 +7,6 @@ Source: Hu, Koren and Volinsky 2008, doi:10.1109/ICDM.2008.22; fitted by the pac
 from __future__ import annotations
 
 from array import array
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -119,15 +118,6 @@ class FactorLearner:
         self._num_fits += 1
         self._users_UF = solver.user_factors
         self.factors = ItemFactors.of(solver.item_factors, self.settings)
-
-    def state(self) -> dict[str, NDArray[np.float32]]:
-        """What a version carries so that replicas can score; `factors_from` reads it."""
-        return {"items": self.factors.items_VF}
-
-
-def factors_from(state: Mapping[str, NDArray[Any]], settings: FactorSettings) -> ItemFactors:
-    """The factors that `FactorLearner.state` gave."""
-    return ItemFactors.of(np.asarray(state["items"], np.float32), settings)
 
 
 def _grown(

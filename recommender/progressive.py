@@ -13,13 +13,20 @@ from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 
 from recommender.baselines import Baseline, Ease, ItemNeighbours
 from recommender.beyond_accuracy import ListObserver
 from recommender.blend import BLEND, Blend
 from recommender.counters import Counters
 from recommender.datasets import Dataset
+from recommender.evaluation_settings import (
+    BLEND_IALS,
+    DEFAULT_RANKINGS,
+    FROZEN,
+    RANKINGS,
+    TRENDING,
+    EvaluationSettings,
+)
 from recommender.fresh_scoring import (
     LEARNING,
     LiveState,
@@ -37,35 +44,9 @@ from recommender.ranking import COMPONENTS, nearest_half_life
 from recommender.replay import ReplayMemory
 from recommender.rounds import round_batches
 from recommender.scorer import Scorer
-from recommender.settings import (
-    BlendSettings,
-    FactorSettings,
-    ModelSettings,
-    Section,
-    TrainingSettings,
-)
 from recommender.slices import NUM_QUARTERS, Protocol, scored_events, slices_of
 from recommender.training import Learner
 from recommender.windows import FreshEvents
-
-FROZEN = "frozen"
-TRENDING = "trending"
-"""Popularity at the half-life that the blend fuses."""
-BLEND_IALS = "blend_ials"
-"""The blend with iALS among its components."""
-
-RANKINGS = (
-    *("popularity", TRENDING, "content", "rules"),
-    *("item_knn", IALS, "ease"),
-    *(FROZEN, LEARNING, BLEND, BLEND_IALS),
-)
-"""All that can be compared; `item_knn` and `ease` cost a dense V by V matrix each, and those with
-iALS need the extra `ials`."""
-
-DEFAULT_RANKINGS = ("popularity", "rules", FROZEN, LEARNING, BLEND)
-
-DETERMINISTIC_RANKINGS = frozenset({"popularity", TRENDING, "content", "rules", "item_knn", "ease"})
-"""The seed does not change them."""
 
 Progress = Callable[[int, int], None]
 
@@ -77,21 +58,6 @@ _BLEND_HALF_LIFE = 2_000.0
 _EASE_REFIT_EVENTS = 2_000
 _EASE_LARGEST_REFIT_COUNT = 50
 _REPORTED_QUARTERS = (1, 2, 3)  # settings may have been chosen on the first
-
-
-class EvaluationSettings(Section):
-    """What learns from a dataset that is replayed."""
-
-    model: ModelSettings = ModelSettings()
-    """Shape of the towers."""
-    training: TrainingSettings = TrainingSettings()
-    """Optimiser and replay."""
-    blend: BlendSettings = BlendSettings()
-    """Fusion and guard."""
-    factors: FactorSettings = FactorSettings()
-    """Implicit matrix factorisation."""
-    round_events: int = Field(default=500, ge=1)
-    """Events between two updates of the weights."""
 
 
 def evaluate(

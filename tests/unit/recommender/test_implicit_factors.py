@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from recommender.implicit_factors import FactorLearner, ItemFactors, factors_from
+from recommender.implicit_factors import FactorLearner, ItemFactors
 from recommender.settings import FactorSettings
 
 NONE = np.zeros(0, np.int32)
@@ -92,11 +92,3 @@ def test_a_fit_goes_on_from_the_last_one_and_takes_new_items_and_users_in() -> N
     assert change < 0.3 * np.linalg.norm(before[5:10])
     scores = learner.scores(rows(0))
     assert scores[12] > scores[5:10].max()
-
-
-def test_factors_go_through_their_state() -> None:
-    items = np.random.default_rng(0).standard_normal((6, 4)).astype(np.float32)
-    learner = FactorLearner(6, SETTINGS)
-    learner.factors = ItemFactors.of(items, SETTINGS)
-    again = factors_from(learner.state(), SETTINGS)
-    np.testing.assert_array_equal(again.scores(rows(2)), learner.scores(rows(2)))

@@ -9,9 +9,10 @@ from recommender.baselines import ItemNeighbours
 from recommender.blend import BLEND, Blend
 from recommender.counters import Counters
 from recommender.datasets import Dataset
+from recommender.evaluation_settings import EvaluationSettings
 from recommender.events import Item
 from recommender.fresh_scoring import LiveState, ScoredEvents, requests, score_fresh
-from recommender.progressive import EvaluationSettings, evaluate
+from recommender.progressive import evaluate
 from recommender.quality_report import QualityReport
 from recommender.replay import ReplayMemory
 from recommender.settings import (
