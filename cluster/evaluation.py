@@ -87,7 +87,7 @@ def run_evaluation(
                     progress=show,
                 )
             )
-    report = _report(runs, command)
+    report = report_of(runs, command)
     write_report(report, report_path)
     picture_path = report_path.with_suffix(".png")
     draw_report(report, picture_path)
@@ -109,7 +109,11 @@ def _encode(dataset: Dataset, settings: Settings, progress: Progress) -> NDArray
     )
 
 
-def _report(runs: list[QualityReport], command: str) -> dict[str, Any]:
+def report_of(runs: list[QualityReport], command: str) -> dict[str, Any]:
+    """One report from runs that differ in their seeds: means over those that have the figure.
+
+    What is beyond accuracy, and what the blend did, is of the first run.
+    """
     import torch
 
     first = runs[0]

@@ -79,18 +79,9 @@ class Blend:
             eligible_V: Items that will be ranked; the scale of a component is taken over them.
             history_length: Items the user had, which chooses the bucket.
         """
-        bucket = bucket_of(history_length)
         columns = self._columns(components)
         standard_CV = self._standardised(columns, components, eligible_V)
-        weights_C = self._weights(bucket)[columns]
-        leader = self._guard.leader(bucket, columns)
-        if leader is not None:
-            name = self.components[columns[leader]]
-            return Blended(standard_CV[leader], {name: 1.0}, name)
-        shares = weights_C / weights_C.sum()
-        names = [self.components[column] for column in columns]
-        scores_V = weights_C.astype(np.float32) @ standard_CV
-        return Blended(scores_V, dict(zip(names, shares.tolist(), strict=True)), BLEND)
+        return self._fused(bucket_of(history_length), columns, standard_CV)
 
     def observe(
         self,
@@ -98,8 +89,11 @@ class Blend:
         eligible_V: NDArray[np.bool_],
         target: int,
         history_length: int,
-    ) -> None:
+    ) -> Blended:
         """Learn from what the user took, given the scores from before it was known.
+
+        Returns:
+            What `scores` would have given before.
 
         Raises:
             ValueError: If `target` is not eligible.
@@ -107,6 +101,7 @@ class Blend:
         bucket = bucket_of(history_length)
         columns = self._columns(components)
         standard_CV = self._standardised(columns, components, eligible_V)
+        before = self._fused(bucket, columns, standard_CV)
         weights_C = self._weights(bucket)[columns]
         blend_V = weights_C.astype(np.float32) @ standard_CV
         target_1 = np.array([target])
@@ -119,6 +114,7 @@ class Blend:
         self._num_observed += 1
         if self._num_observed % self.settings.events_per_step == 0:
             self._step()
+        return before
 
     def quality(self) -> dict[str, NDArray[np.float64]]:
         """The guard's discounted NDCG@10 by bucket, [G], of each component and of the blend."""
@@ -175,6 +171,19 @@ class Blend:
 
     def _weights(self, bucket: int) -> NDArray[np.float64]:
         return _softplus(self._raw_RC[bucket] + self._raw_RC[_SHARED])
+
+    def _fused(
+        self, bucket: int, columns: NDArray[np.int64], standard_CV: NDArray[np.float32]
+    ) -> Blended:
+        weights_C = self._weights(bucket)[columns]
+        leader = self._guard.leader(bucket, columns)
+        if leader is not None:
+            name = self.components[columns[leader]]
+            return Blended(standard_CV[leader], {name: 1.0}, name)
+        shares = weights_C / weights_C.sum()
+        names = [self.components[column] for column in columns]
+        scores_V = weights_C.astype(np.float32) @ standard_CV
+        return Blended(scores_V, dict(zip(names, shares.tolist(), strict=True)), BLEND)
 
     def _columns(self, components: Mapping[str, NDArray[np.float32]]) -> NDArray[np.int64]:
         return np.array([i for i, name in enumerate(self.components) if name in components])

@@ -146,8 +146,7 @@ def score_fresh(
         }
         served = {}
         for name, each in blends.items():
-            blended = each.scores(components, eligible_V, history_length)
-            each.observe(components, eligible_V, request.target, history_length)
+            blended = each.observe(components, eligible_V, request.target, history_length)
             rankings[name], served[name] = blended.scores_V, blended.served
         rankings |= {name: ranking(request) for name, ranking in (others or {}).items()}
         scored.add(request, eligible_V, rankings, served[BLEND])

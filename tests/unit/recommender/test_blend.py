@@ -198,6 +198,17 @@ def test_a_component_that_the_state_does_not_know_starts_afresh() -> None:
     assert blend.quality()["ials"][3] > 0.3
 
 
+def test_observing_gives_what_was_served_before_it() -> None:
+    blend = Blend(BlendSettings(events_per_step=1), ("net", "content"))
+    teach(blend, 20, good="net", bad="content")
+    components = {"net": noisy(np.random.default_rng(8)), "content": peak(4)}
+    served = blend.scores(components, ALL, 30)
+    observed = blend.observe(components, ALL, 4, 30)
+    np.testing.assert_array_equal(observed.scores_V, served.scores_V)
+    assert (observed.shares, observed.served) == (served.shares, served.served)
+    assert blend.scores(components, ALL, 30).shares != served.shares
+
+
 def test_scoring_changes_nothing() -> None:
     blend = Blend(BlendSettings())
     before = blend.state()
