@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from recommender.guard import Guard
+from recommender.blend_guard import BlendGuard
 from recommender.metrics import ndcg_at_k
 from recommender.ranking import COMPONENTS, ranks_of, top_k
 from recommender.settings import BlendSettings
@@ -64,7 +64,7 @@ class Blend:
         self._square_RC = np.zeros(shape)
         self._num_observed = 0
         self._num_steps = 0
-        self._guard = Guard(num_buckets, num_components, settings)
+        self._guard = BlendGuard(num_buckets, num_components, settings)
 
     def scores(
         self,

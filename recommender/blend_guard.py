@@ -14,7 +14,7 @@ _SLACK = 0.002
 _TINY = 1e-12
 
 
-class Guard:
+class BlendGuard:
     """Discounted NDCG@10 of every component and of the blend, by bucket, and of their differences.
 
     All are judged on the same events, so a lead is held against the standard error of the
