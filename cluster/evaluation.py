@@ -27,8 +27,8 @@ from cluster.report_quality import (
 )
 from recommender.datasets import Dataset, read_dataset
 from recommender.evaluation_settings import (
+    COSTLY_SEEDLESS_RANKINGS,
     DEFAULT_RANKINGS,
-    DETERMINISTIC_RANKINGS,
     EvaluationSettings,
 )
 from recommender.progressive import evaluate
@@ -45,14 +45,14 @@ def run_evaluation(
     rankings: list[str] | None,
     seeds: list[int],
     max_events: int | None,
-    protocol: Protocol,
+    protocol: Protocol = "events",
     exclude_seen: bool,
     console: Console,
     command: str,
 ) -> dict[str, Any]:
     """Evaluate once for each seed, print the tables, write the report and its picture.
 
-    Rankings that no seed changes are measured with the first one only.
+    Costly rankings that no seed changes are measured with the first one only.
 
     Raises:
         DatasetError: If the stream cannot be read.
@@ -61,7 +61,7 @@ def run_evaluation(
     dataset = read_dataset(data)
     report_path.parent.mkdir(parents=True, exist_ok=True)
     chosen = tuple(rankings or DEFAULT_RANKINGS)
-    seeded = tuple(name for name in chosen if name not in DETERMINISTIC_RANKINGS)
+    seeded = tuple(name for name in chosen if name not in COSTLY_SEEDLESS_RANKINGS)
     evaluation = EvaluationSettings(
         model=settings.model, training=settings.training, blend=settings.blend
     )
@@ -132,7 +132,7 @@ def report_of(runs: list[QualityReport], command: str) -> dict[str, Any]:
             "learn_per_1000_events": float(np.median([run.learn_cpu_s_per_1000 for run in runs])),
             "score_per_1000_events": float(np.median([run.score_cpu_s_per_1000 for run in runs])),
         },
-        "settings": first.settings,
+        "settings": first.settings.model_dump(mode="json"),
         "environment": {
             "command": command,
             "dataset": first.dataset,

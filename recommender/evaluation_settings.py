@@ -31,8 +31,8 @@ iALS need the extra `ials`."""
 
 DEFAULT_RANKINGS = ("popularity", "rules", FROZEN, LEARNING, BLEND)
 
-DETERMINISTIC_RANKINGS = frozenset({"popularity", TRENDING, "content", "rules", "item_knn", "ease"})
-"""The seed does not change them."""
+COSTLY_SEEDLESS_RANKINGS = frozenset({"item_knn", "ease"})
+"""No seed changes them, so with several seeds once is enough."""
 
 
 class EvaluationSettings(Section):

@@ -48,6 +48,8 @@ from recommender.slices import NUM_QUARTERS, Protocol, scored_events, slices_of
 from recommender.training import Learner
 from recommender.windows import FreshEvents
 
+__all__ = ["EvaluationSettings", "QualityReport", "evaluate"]
+
 Progress = Callable[[int, int], None]
 
 _NEED_NET = frozenset({FROZEN, LEARNING, BLEND, BLEND_IALS, "content"})
@@ -200,7 +202,7 @@ class _Evaluation:
             warm_up_cpu_s=self._warm_up_cpu_s,
             learn_cpu_s_per_1000=1_000 * self._learn_cpu_s / max(1, num_streamed),
             score_cpu_s_per_1000=1_000 * self._score_cpu_s / max(1, len(offsets_K)),
-            settings=self._settings.model_dump(mode="json"),
+            settings=self._settings,
             seed=self._seed,
             protocol=self._protocol,
             exclude_seen=self._exclude_seen,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from recommender.beyond_accuracy import ListQuality
+from recommender.evaluation_settings import EvaluationSettings
 from recommender.metrics import Quality, hit_rate_at_k, ndcg_at_k
 
 
@@ -63,7 +63,7 @@ class QualityReport:
         learn_cpu_s_per_1000: CPU seconds of weight updates per 1,000 streamed events.
         score_cpu_s_per_1000: CPU seconds per 1,000 scored events, all rankings and the counting of
             the events in between together.
-        settings: What learned, as plain values.
+        settings: What learned.
         seed: Of weights and sampling.
         protocol: `events` or `baskets`.
         exclude_seen: Whether items a user had were left out of the rankings.
@@ -79,7 +79,7 @@ class QualityReport:
     warm_up_cpu_s: float
     learn_cpu_s_per_1000: float
     score_cpu_s_per_1000: float
-    settings: dict[str, Any]
+    settings: EvaluationSettings
     seed: int
     protocol: str
     exclude_seen: bool

@@ -4,6 +4,7 @@ import pytest
 
 from cluster.evaluation import report_of
 from recommender.beyond_accuracy import ListQuality
+from recommender.evaluation_settings import EvaluationSettings
 from recommender.metrics import Quality
 from recommender.quality_report import EventCounts, QualityReport, SliceQuality
 
@@ -29,7 +30,7 @@ def run_of(seed: int, ndcg: dict[str, float], warm_up_cpu_s: float = 1.0) -> Qua
         warm_up_cpu_s=warm_up_cpu_s,
         learn_cpu_s_per_1000=1.0,
         score_cpu_s_per_1000=1.0,
-        settings={},
+        settings=EvaluationSettings(),
         seed=seed,
         protocol="events",
         exclude_seen=True,
