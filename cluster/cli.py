@@ -250,14 +250,17 @@ def evaluate(
     include_seen: Annotated[
         bool, typer.Option("--include-seen", help="Also rank what a user had (shops).")
     ] = False,
+    baskets: Annotated[
+        bool, typer.Option("--baskets", help="Predict the first line of every basket (shops).")
+    ] = False,
 ) -> None:
     """Replay a stream in this process, no cluster, and measure every ranking.
 
     Each event is predicted before it is learned. The first half warms up, every fifth event of the
-    rest is scored, and the means cover the last three quarters.
+    rest (or the first of every basket) is scored, and the means cover the last three quarters.
     """
     from cluster.evaluation import run_evaluation
-    from recommender.progressive import RANKINGS
+    from recommender.evaluation_settings import RANKINGS
 
     chosen = rankings.split(",") if rankings else None
     if unknown := sorted(set(chosen or ()) - set(RANKINGS)):
@@ -272,6 +275,7 @@ def evaluate(
         rankings=chosen,
         seeds=[int(seed) for seed in seeds.split(",")],
         max_events=max_events,
+        protocol="baskets" if baskets else "events",
         exclude_seen=not include_seen,
         console=console,
         command=shlex.join(["rheos", *sys.argv[1:]]),

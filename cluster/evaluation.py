@@ -4,28 +4,37 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
 
 from cluster.config import Settings
-from cluster.report import draw_report, quality_table, write_report
+from cluster.report import draw_report, write_report
+from cluster.report_quality import (
+    cost_table,
+    guard_ratios,
+    guard_table,
+    lists_table,
+    quality_table,
+    slices_table,
+    spread_table,
+)
 from recommender.datasets import Dataset, read_dataset
-from recommender.metrics import Quality
-from recommender.progressive import (
+from recommender.evaluation_settings import (
+    COSTLY_SEEDLESS_RANKINGS,
     DEFAULT_RANKINGS,
     EvaluationSettings,
-    QualityReport,
-    evaluate,
 )
+from recommender.progressive import evaluate
+from recommender.quality_report import QualityReport
+from recommender.slices import Protocol
 from recommender.text_encoder import TextEncoder
-
-_FIGURES = ("ndcg_at_10", "hit_rate_at_10", "mrr")
 
 
 def run_evaluation(
@@ -36,11 +45,14 @@ def run_evaluation(
     rankings: list[str] | None,
     seeds: list[int],
     max_events: int | None,
+    protocol: Protocol = "events",
     exclude_seen: bool,
     console: Console,
     command: str,
 ) -> dict[str, Any]:
-    """Evaluate once for each seed, print the table, write the report and its picture.
+    """Evaluate once for each seed, print the tables, write the report and its picture.
+
+    Costly rankings that no seed changes are measured with the first one only.
 
     Raises:
         DatasetError: If the stream cannot be read.
@@ -49,13 +61,14 @@ def run_evaluation(
     dataset = read_dataset(data)
     report_path.parent.mkdir(parents=True, exist_ok=True)
     chosen = tuple(rankings or DEFAULT_RANKINGS)
+    seeded = tuple(name for name in chosen if name not in COSTLY_SEEDLESS_RANKINGS)
     evaluation = EvaluationSettings(
         model=settings.model, training=settings.training, blend=settings.blend
     )
     with _progress(console) as progress:
         vectors = _encode(dataset, settings, progress)
-        runs = []
-        for seed in seeds:
+        runs: list[QualityReport] = []
+        for seed in seeds if seeded else seeds[:1]:
             bar = progress.add_task(f"replay, seed {seed}", total=None)
 
             def show(done: int, total: int, bar: Any = bar) -> None:
@@ -66,21 +79,23 @@ def run_evaluation(
                     dataset,
                     vectors,
                     evaluation,
-                    rankings=chosen,
+                    rankings=seeded if runs else chosen,
                     seed=seed,
                     max_events=max_events,
+                    protocol=protocol,
                     exclude_seen=exclude_seen,
                     progress=show,
                 )
             )
-    report = _report(runs, seeds, command)
+    report = report_of(runs, command)
     write_report(report, report_path)
     picture_path = report_path.with_suffix(".png")
     draw_report(report, picture_path)
     console.print(quality_table(report))
-    console.print(_cost_table(runs))
     if len(runs) > 1:
-        console.print(_spread_table(runs))
+        console.print(spread_table(report))
+    for make in (slices_table, lists_table, guard_table, cost_table):
+        console.print(make(report))
     console.print(f"report: {report_path}   picture: {picture_path}")
     return report
 
@@ -94,31 +109,35 @@ def _encode(dataset: Dataset, settings: Settings, progress: Progress) -> NDArray
     )
 
 
-def _report(runs: list[QualityReport], seeds: list[int], command: str) -> dict[str, Any]:
+def report_of(runs: list[QualityReport], command: str) -> dict[str, Any]:
+    """One report from runs that differ in their seeds: means over those that have the figure.
+
+    What is beyond accuracy, and what the blend did, is of the first run.
+    """
     import torch
 
     first = runs[0]
+    quality = {name: _mean([_quality(run, name) for run in runs]) for name in first.quality}
+    slices = _mean([_slices(run, first) for run in runs])
     return {
-        "quality": {name: _mean([run.quality[name] for run in runs]) for name in first.quality},
-        "quality_by_seed": {str(seed): run.quality for seed, run in zip(seeds, runs, strict=True)},
-        "scored": {
-            "warm_up": first.events.warm_up,
-            "streamed": first.events.streamed,
-            "scored": first.events.scored,
-            "reported": first.events.reported,
-            "skipped": first.events.skipped,
-        },
+        "quality": quality,
+        "quality_by_seed": {str(run.seed): run.quality for run in runs},
+        "slices": slices,
+        "lists": {name: asdict(figures) for name, figures in first.lists.items()},
+        "guard": guard_ratios(quality, slices, first.events.reported),
+        "scored": asdict(first.events),
         "blend": {"served": first.served, "weights": first.blend_weights},
         "cpu_s": {
-            "warm_up": first.warm_up_cpu_s,
-            "learn_per_1000_events": first.learn_cpu_s_per_1000,
-            "score_per_1000_events": first.score_cpu_s_per_1000,
+            "warm_up": float(np.median([run.warm_up_cpu_s for run in runs])),
+            "learn_per_1000_events": float(np.median([run.learn_cpu_s_per_1000 for run in runs])),
+            "score_per_1000_events": float(np.median([run.score_cpu_s_per_1000 for run in runs])),
         },
         "settings": first.settings.model_dump(mode="json"),
         "environment": {
             "command": command,
             "dataset": first.dataset,
-            "seeds": ",".join(map(str, seeds)),
+            "protocol": first.protocol,
+            "seeds": ",".join(str(run.seed) for run in runs),
             "exclude_seen": first.exclude_seen,
             "cpus": os.cpu_count(),
             "machine": platform.machine(),
@@ -128,38 +147,28 @@ def _report(runs: list[QualityReport], seeds: list[int], command: str) -> dict[s
     }
 
 
-def _mean(runs: list[Quality]) -> Quality:
-    quarters = np.mean([run["ndcg_at_10_by_quarter"] for run in runs], axis=0)
-    return Quality(
-        ndcg_at_10=float(np.mean([run["ndcg_at_10"] for run in runs])),
-        hit_rate_at_10=float(np.mean([run["hit_rate_at_10"] for run in runs])),
-        mrr=float(np.mean([run["mrr"] for run in runs])),
-        ndcg_at_10_by_quarter=quarters.tolist(),
-    )
+def _quality(run: QualityReport, name: str) -> Mapping[str, Any] | None:
+    return cast("Mapping[str, Any] | None", run.quality.get(name))
 
 
-def _cost_table(runs: list[QualityReport]) -> Table:
-    table = Table(title="CPU seconds (median over seeds)")
-    for heading in ("warm-up", "per 1,000 events learned", "per 1,000 events scored"):
-        table.add_column(heading, justify="right")
-    columns = (
-        [run.warm_up_cpu_s for run in runs],
-        [run.learn_cpu_s_per_1000 for run in runs],
-        [run.score_cpu_s_per_1000 for run in runs],
-    )
-    table.add_row(*(f"{np.median(column):.2f}" for column in columns))
-    return table
+def _slices(run: QualityReport, first: QualityReport) -> dict[str, Any]:
+    """A run's slices; what it did not measure, because no seed changes it, is the first run's."""
+    slices = {name: asdict(of_first) for name, of_first in first.slices.items()}
+    for name, of_run in run.slices.items():
+        slices[name]["ndcg_at_10"] |= of_run.ndcg_at_10
+        slices[name]["hit_rate_at_10"] |= of_run.hit_rate_at_10
+    return slices
 
 
-def _spread_table(runs: list[QualityReport]) -> Table:
-    table = Table(title=f"Lowest and highest of {len(runs)} seeds")
-    table.add_column("ranking")
-    for figure in _FIGURES:
-        table.add_column(figure)
-    for name in runs[0].quality:
-        values = [[float(run.quality[name][figure]) for run in runs] for figure in _FIGURES]  # type: ignore[literal-required]
-        table.add_row(name, *(f"{min(v):.4f} to {max(v):.4f}" for v in values))
-    return table
+def _mean(values: Sequence[Any]) -> Any:
+    """Mean of numbers, or of mappings and lists of them entry by entry; None is left out."""
+    known = [value for value in values if value is not None]
+    if isinstance(known[0], Mapping):
+        return {key: _mean([value[key] for value in known]) for key in known[0]}
+    if isinstance(known[0], list):
+        return [_mean(entries) for entries in zip(*known, strict=True)]
+    mean = float(np.mean(known))
+    return int(mean) if isinstance(known[0], int) else mean
 
 
 def _progress(console: Console) -> Progress:

@@ -1,6 +1,7 @@
 """What a demo or an evaluation found: tables, a JSON file, and whether the sums add up.
 
-A report is a JSON object. Every section may be missing; `evaluate` has `quality` only.
+A report is a JSON object. Every section may be missing; `evaluate` has `quality` and what
+`report_quality` shows.
 
     events             sent, acknowledged (new ones), duplicates, refused, logged
     read_your_writes   checked, violations
@@ -18,7 +19,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ import numpy as np
 from rich.table import Table
 
 from cluster.report_picture import draw_report
+from cluster.report_quality import number, quality_table
 
 __all__ = ["count_errors", "draw_report", "quality_table", "summary_table", "write_report"]
 
@@ -33,27 +35,6 @@ Report = Mapping[str, Any]
 
 FRESHNESS_BOUNDS_S = {"counters": 1.0, "learning": 15.0}
 """Within which time (p99) every replica counts an event, and answers with what learned from it."""
-
-
-def quality_table(report: Report) -> Table:
-    """Every ranking, best NDCG@10 first: means, then NDCG@10 of each quarter of the stream."""
-    quality: Mapping[str, Mapping[str, Any]] = report.get("quality", {})
-    num_quarters = max((len(_quarters(row)) for row in quality.values()), default=0)
-    table = Table(title="Quality: each event is predicted before it is learned")
-    table.add_column("ranking")
-    for heading in ("NDCG@10", "HR@10", "MRR", *(f"Q{i + 1}" for i in range(num_quarters))):
-        table.add_column(heading, justify="right")
-    best_first = sorted(quality, key=lambda name: -(quality[name].get("ndcg_at_10") or 0.0))
-    for name in best_first:
-        row = quality[name]
-        quarters = [*_quarters(row), *[None] * num_quarters][:num_quarters]
-        means = (row.get("ndcg_at_10"), row.get("hit_rate_at_10"), row.get("mrr"))
-        table.add_row(
-            name,
-            *(_number(value, 4) for value in (*means, *quarters)),
-            style="bold" if name == best_first[0] else None,
-        )
-    return table
 
 
 def summary_table(report: Report) -> Table:
@@ -88,8 +69,8 @@ def count_errors(report: Report) -> list[str]:
         violations, checked = reads["violations"], reads["checked"]
         expect(checked > 0, "read your writes: never checked")
         expect(violations == 0, f"read your writes: violated in {violations} of {checked} reads")
-    for name, number in report.get("unfinished", {}).items():
-        expect(number == 0, f"{name}: {number} acknowledged batches never reached every replica")
+    for name, count in report.get("unfinished", {}).items():
+        expect(count == 0, f"{name}: {count} acknowledged batches never reached every replica")
     if requests := report.get("requests"):
         failed, total = requests["failed"], requests["ok"] + requests["failed"]
         expect(failed == 0, f"requests: {failed} of {total} failed")
@@ -121,7 +102,7 @@ def _summary(report: Report) -> Iterator[tuple[str, str, str]]:
         yield "read your writes", measured, "0 violations"
     for name, bound_s in FRESHNESS_BOUNDS_S.items():
         if times := report.get("freshness_s", {}).get(name):
-            p50, p99 = (_number(times.get(key), 2) for key in ("p50", "p99"))
+            p50, p99 = (number(times.get(key), 2) for key in ("p50", "p99"))
             is_kept = times.get("p99") is not None and times["p99"] <= bound_s
             promise = f"p99 at most {bound_s:g} s: {'kept' if is_kept else 'missed'}"
             yield f"{name} freshness", f"p50 {p50} s, p99 {p99} s", promise
@@ -129,21 +110,13 @@ def _summary(report: Report) -> Iterator[tuple[str, str, str]]:
         measured = ", ".join(f"{key} {value:,}" for key, value in versions.items())
         yield "versions", measured, ""
     if requests := report.get("requests"):
-        p50, p99 = (_number(requests.get(key), 1) for key in ("p50_ms", "p99_ms"))
+        p50, p99 = (number(requests.get(key), 1) for key in ("p50_ms", "p99_ms"))
         counts = f"{requests['ok']:,} ok, {requests['failed']:,} failed"
         yield "requests", f"{counts}, p50 {p50} ms, p99 {p99} ms", "0 failed"
     if (drift_at := report.get("drift_at")) is not None:
         yield "drift", f"at event {drift_at:,}", ""
     for key, value in report.get("environment", {}).items():
         yield str(key), str(value), ""
-
-
-def _quarters(row: Mapping[str, Any]) -> Sequence[float | None]:
-    return list(row.get("ndcg_at_10_by_quarter") or [])
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "-" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
 
 
 def _plain(value: Any) -> Any:

@@ -15,25 +15,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+
+from cluster.picture_style import COLOURS, GREY, Series, colour_of, series, style
+from cluster.quality_panels import (
+    draw_lists,
+    draw_means,
+    draw_quarters,
+    draw_slices,
+    in_groups,
+)
 
 Report = Mapping[str, Any]
-Series = NDArray[np.float64]
 
-# Okabe and Ito 2008: told apart by colour-blind readers, and in print by lightness.
-_COLOURS = {
-    "blend": "#0072B2",
-    "learning": "#D55E00",
-    "net": "#D55E00",
-    "rules": "#009E73",
-    "popularity": "#777777",
-    "frozen": "#E69F00",
-    "content": "#56B4E9",
-    "item_knn": "#CC79A7",
-    "ease": "#56B4E9",
-}
-_OTHER_COLOUR = "#000000"
-_GREY = "#666666"
 _SIZE_INCHES = (16.0, 10.0)
 _DOTS_PER_INCH = 100
 
@@ -53,13 +46,19 @@ def draw_report(report: Report, path: Path) -> None:
         _draw_quality(panels[0, 0], timeline, drift_s)
         _draw_freshness(panels[0, 1], timeline, report.get("freshness_s", {}))
         _draw_load(panels[1, 0], timeline, drift_s)
-        _draw_quarters(panels[1, 1], quality)
+        draw_quarters(panels[1, 1], quality)
+    elif slices := report.get("slices"):
+        panels = figure.subplots(2, 2)
+        draw_means(panels[0, 0], quality)
+        draw_quarters(panels[0, 1], in_groups(quality))
+        draw_slices(panels[1, 0], slices, list(in_groups(quality)))
+        draw_lists(panels[1, 1], report.get("lists", {}), quality)
     else:
         panels = figure.subplots(2, 1)
-        _draw_means(panels[0], quality)
-        _draw_quarters(panels[1], quality)
+        draw_means(panels[0], quality)
+        draw_quarters(panels[1], quality)
     figure.suptitle(_headline(report), x=0.06, ha="left", fontsize=19, fontweight="bold")
-    figure.text(0.06, 0.012, _footer(report), fontsize=10, color=_GREY, wrap=True)
+    figure.text(0.06, 0.012, _footer(report), fontsize=10, color=GREY, wrap=True)
     left, right = (0.06, 0.91) if timeline else (0.085, 0.97)  # room for labels beside the panels
     figure.subplots_adjust(left=left, right=right, top=0.88, bottom=0.09, wspace=0.4, hspace=0.36)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -83,23 +82,23 @@ def _drift_s(timeline: Mapping[str, Any], drift_at: int | None) -> float | None:
     """When the stream reached the drift: by `num_events`, else by the rate of sending."""
     if drift_at is None:
         return None
-    t_s, num_events = _series(timeline["t_s"]), _series(timeline.get("num_events", ()))
+    t_s, num_events = series(timeline["t_s"]), series(timeline.get("num_events", ()))
     if not len(num_events):
-        rate = _series(timeline.get("events_per_s", ()))
+        rate = series(timeline.get("events_per_s", ()))
         num_events = np.cumsum(np.nan_to_num(rate) * np.diff(t_s[: len(rate)], prepend=0.0))
     reached = int(np.searchsorted(num_events, drift_at))
     return float(t_s[reached]) if reached < len(num_events) else None
 
 
 def _draw_quality(panel: Any, timeline: Mapping[str, Any], drift_s: float | None) -> None:
-    t_s = _series(timeline["t_s"])
-    curves = {name: _series(values) for name, values in timeline["ndcg_at_10"].items()}
+    t_s = series(timeline["t_s"])
+    curves = {name: series(values) for name, values in timeline["ndcg_at_10"].items()}
     for name, values in curves.items():
         width = 3.0 if name == "blend" else 1.8
-        panel.plot(t_s, values, color=_colour(name), linewidth=width)
+        panel.plot(t_s, values, color=colour_of(name), linewidth=width)
     panel.set_ylim(bottom=0.0)
     panel.margins(x=0.0)
-    _style(panel, "Recommendation quality: rolling NDCG@10", "seconds")
+    style(panel, "Recommendation quality: rolling NDCG@10", "seconds")
     _mark_drift(panel, drift_s, label=True)
     ends = {name: _last(values) for name, values in curves.items()}
     _label_ends(panel, {name: y for name, y in ends.items() if y is not None})
@@ -108,9 +107,9 @@ def _draw_quality(panel: Any, timeline: Mapping[str, Any], drift_s: float | None
 def _draw_freshness(
     panel: Any, timeline: Mapping[str, Any], freshness: Mapping[str, Mapping[str, float]]
 ) -> None:
-    t_s = _series(timeline["t_s"])
-    for name, colour in (("learning", _COLOURS["learning"]), ("counters", _COLOURS["blend"])):
-        values = _series(timeline.get(f"{name}_freshness_s", ()))
+    t_s = series(timeline["t_s"])
+    for name, colour in (("learning", COLOURS["learning"]), ("counters", COLOURS["blend"])):
+        values = series(timeline.get(f"{name}_freshness_s", ()))
         end = _last(values)
         if end is not None:
             panel.plot(t_s, values, color=colour, linewidth=2.0)
@@ -120,7 +119,7 @@ def _draw_freshness(
     low, high = panel.get_ylim()
     panel.set_ylim(min(low, 0.05), max(high, 3.0))
     panel.margins(x=0.0)
-    panel.axhline(1.0, color=_GREY, linewidth=1.0, linestyle=":")
+    panel.axhline(1.0, color=GREY, linewidth=1.0, linestyle=":")
     panel.annotate(
         "1 s: promise for counters",
         (0.01, 1.0),
@@ -128,20 +127,20 @@ def _draw_freshness(
         xytext=(0, 4),
         textcoords="offset points",
         fontsize=11,
-        color=_GREY,
+        color=GREY,
     )
     panel.yaxis.set_major_formatter(lambda value, _: f"{value:g} s")
-    _style(panel, "Freshness: age of an event when all replicas use it", "seconds")
+    style(panel, "Freshness: age of an event when all replicas use it", "seconds")
 
 
 def _draw_load(panel: Any, timeline: Mapping[str, Any], drift_s: float | None) -> None:
-    t_s = _series(timeline["t_s"])
-    rate = _series(timeline.get("events_per_s", ()))
+    t_s = series(timeline["t_s"])
+    rate = series(timeline.get("events_per_s", ()))
     if _last(rate) is not None:
-        panel.fill_between(t_s, rate, color=_COLOURS["content"], alpha=0.25, linewidth=0)
-        panel.plot(t_s, rate, color=_COLOURS["blend"], linewidth=1.8)
+        panel.fill_between(t_s, rate, color=COLOURS["content"], alpha=0.25, linewidth=0)
+        panel.plot(t_s, rate, color=COLOURS["blend"], linewidth=1.8)
         panel.set_ylim(0.0, float(np.nanmax(rate)) * 1.25 or 1.0)
-    versions = _series(timeline.get("version", ()))
+    versions = series(timeline.get("version", ()))
     last_version = _last(versions)
     if last_version is not None:
         new_t_s = t_s[np.diff(versions, prepend=np.nan) > 0]
@@ -153,48 +152,20 @@ def _draw_load(panel: Any, timeline: Mapping[str, Any], drift_s: float | None) -
             markersize=13,
             markeredgewidth=1.6,
             linestyle="none",
-            color=_COLOURS["learning"],
+            color=COLOURS["learning"],
         )
         label = f"version\n{last_version:.0f}"
-        _label_beside(panel, label, 0.93, _COLOURS["learning"], y_coords="axes fraction")
+        _label_beside(panel, label, 0.93, COLOURS["learning"], y_coords="axes fraction")
     panel.margins(x=0.0)
-    _style(panel, "Events per second, and new versions served ( | )", "seconds")
+    style(panel, "Events per second, and new versions served ( | )", "seconds")
     _mark_drift(panel, drift_s, label=False)
-
-
-def _draw_means(panel: Any, quality: Mapping[str, Any]) -> None:
-    names = sorted(quality, key=lambda name: quality[name].get("ndcg_at_10") or 0.0)
-    values = [quality[name].get("ndcg_at_10") or 0.0 for name in names]
-    bars = panel.barh(names, values, color=[_colour(name) for name in names], height=0.7)
-    panel.bar_label(bars, fmt="%.4f", padding=5, fontsize=12)
-    panel.tick_params(axis="y", labelsize=13, length=0)
-    panel.margins(x=0.08)
-    _style(panel, "NDCG@10 over the stream", "", grid_axis="x")
-
-
-def _draw_quarters(panel: Any, quality: Mapping[str, Any]) -> None:
-    """A group of bars a ranking, the quarters from left to right and from light to dark."""
-    names = [name for name in quality if quality[name].get("ndcg_at_10_by_quarter")]
-    names.sort(key=lambda name: quality[name].get("ndcg_at_10") or 0.0)
-    for position, name in enumerate(names):
-        values = _series(quality[name]["ndcg_at_10_by_quarter"])
-        count = len(values)
-        for quarter, value in enumerate(values):
-            x = position + (quarter - (count - 1) / 2) * 0.8 / count
-            colour = _lighter(_colour(name), 0.65 * (1 - (quarter + 1) / count))
-            panel.bar(x, value, width=0.74 / count, color=colour)
-            if quarter == count - 1:
-                panel.text(x, value, f"{value:.3f}", ha="center", va="bottom", fontsize=11)
-    panel.set_xticks(range(len(names)), names)
-    panel.tick_params(axis="x", labelsize=13, length=0)
-    _style(panel, "NDCG@10 by quarter of the stream, first (light) to last (dark)", "")
 
 
 def _label_ends(panel: Any, ends: Mapping[str, float]) -> None:
     low, high = panel.get_ylim()
     positions = spread(list(ends.values()), gap=(high - low) * 0.062)
     for (name, value), position in zip(ends.items(), positions, strict=True):
-        _label_beside(panel, f"{name} {value:.3f}", position, _colour(name))
+        _label_beside(panel, f"{name} {value:.3f}", position, colour_of(name))
 
 
 def _label_beside(panel: Any, text: str, y: float, colour: str, y_coords: str = "data") -> None:
@@ -228,15 +199,6 @@ def _mark_drift(panel: Any, drift_s: float | None, label: bool) -> None:
         )
 
 
-def _style(panel: Any, title: str, x_label: str, grid_axis: str = "y") -> None:
-    panel.set_title(title, loc="left", fontsize=14, pad=10)
-    panel.set_xlabel(x_label, fontsize=11, color=_GREY)
-    panel.grid(axis=grid_axis, color="#dddddd", linewidth=0.8)
-    panel.set_axisbelow(True)
-    for side in ("top", "right"):
-        panel.spines[side].set_visible(False)
-
-
 def _headline(report: Report) -> str:
     parts = ["rheos"]
     if events := report.get("events"):
@@ -256,20 +218,6 @@ def _footer(report: Report) -> str:
     return "   ".join(f"{key}: {value}" for key, value in report.get("environment", {}).items())
 
 
-def _series(values: Sequence[float | None]) -> Series:
-    return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
-
-
 def _last(values: Series) -> float | None:
     finite = values[np.isfinite(values)]
     return float(finite[-1]) if len(finite) else None
-
-
-def _colour(name: str) -> str:
-    return _COLOURS.get(name, _OTHER_COLOUR)
-
-
-def _lighter(colour: str, share: float) -> tuple[float, ...]:
-    """The colour mixed with a share of white; opaque, unlike alpha, over grid lines."""
-    channels = (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
-    return tuple(channel + (1.0 - channel) * share for channel in channels)

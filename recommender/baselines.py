@@ -21,7 +21,7 @@ class Baseline(Protocol):
     def scores(self, rows_H: NDArray[np.int32]) -> NDArray[np.floating]:
         """Scores of all items, [V], for a user with these items, oldest first."""
 
-    def update(self, row: int, seen_rows: NDArray[np.int32]) -> None:
+    def update(self, user: int, row: int, seen_rows: NDArray[np.int32]) -> None:
         """Count an event of a user who had `seen_rows` before it."""
 
 
@@ -47,7 +47,7 @@ class ItemNeighbours:
     def __init__(self, num_items: int) -> None:
         self._together = CoOccurrence(num_items)
 
-    def update(self, row: int, seen_rows: NDArray[np.int32]) -> None:
+    def update(self, user: int, row: int, seen_rows: NDArray[np.int32]) -> None:
         """Count an event of a user who had `seen_rows` before it."""
         self._together.update(row, seen_rows)
 
@@ -61,7 +61,7 @@ class ItemNeighbours:
 
 
 class Ease:
-    """EASE, solved anew every `refit_every` events.
+    """EASE, solved anew when it is asked after `refit_every` or more events.
 
     Source: Steck 2019, Embarrassingly shallow autoencoders for sparse data, arXiv:1905.03375.
     """
@@ -73,23 +73,24 @@ class Ease:
         self._weights_VV = np.zeros((num_items, num_items), np.float32)
         self._refit_every = refit_every
         self._regularisation = regularisation
-        self._num_events = 0
+        self._num_unfitted = 0
 
-    def update(self, row: int, seen_rows: NDArray[np.int32]) -> None:
+    def update(self, user: int, row: int, seen_rows: NDArray[np.int32]) -> None:
         """Count an event of a user who had `seen_rows` before it."""
         self._together.update(row, seen_rows)
-        self._num_events += 1
-        if self._num_events % self._refit_every == 0:
-            self._refit()
+        self._num_unfitted += 1
 
     def scores(self, rows_H: NDArray[np.int32]) -> NDArray[np.floating]:
         """Scores of all items, [V], for a user with these items, oldest first."""
+        if self._num_unfitted >= self._refit_every:
+            self._refit()
+            self._num_unfitted = 0
         return np.asarray(self._weights_VV[np.unique(rows_H)].sum(axis=0))
 
     def _refit(self) -> None:
-        gram_VV = self._together.users_VV.astype(np.float64)
+        gram_VV = self._together.users_VV.copy()
         gram_VV[np.diag_indices_from(gram_VV)] += self._regularisation
         inverse_VV = np.linalg.inv(gram_VV)
         weights_VV = inverse_VV / -inverse_VV.diagonal()
         np.fill_diagonal(weights_VV, 0.0)
-        self._weights_VV = weights_VV.astype(np.float32)
+        self._weights_VV = weights_VV

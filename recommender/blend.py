@@ -1,6 +1,7 @@
 """The blend: one ranking out of several, weighted by what predicted best, with a guard.
 
-Axes: C components, V items, U items in the union of the components' best, G history-length buckets.
+Axes: C components, V items, U items in the union of the components' best, G history-length buckets,
+R = G + 1 rows of weights.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from recommender.blend_guard import BlendGuard
 from recommender.metrics import ndcg_at_k
 from recommender.ranking import COMPONENTS, ranks_of, top_k
 from recommender.settings import BlendSettings
@@ -19,7 +21,7 @@ BLEND = "blend"
 BUCKET_STARTS = (0, 1, 5, 20)
 """Shortest history of each bucket: a newcomer's weights are not those of a regular."""
 
-_GUARD_SLACK = 0.002
+_SHARED = -1
 _GUARD_K = 10
 _ADAM_BETAS = (0.9, 0.999)
 _ADAM_EPSILON = 1e-8
@@ -43,25 +45,26 @@ class Blended:
 class Blend:
     """Weights of the components, learned online, one set for each bucket of history lengths.
 
-    A component that is absent (the net before the first version) is left out and keeps its weight.
-    Not safe for concurrent `observe`; `scores` reads only.
+    The sets have a part in common that learns from every event, so that no bucket starts from
+    nothing. A component that is absent (the net before the first version) is left out and keeps its
+    weight. Not safe for concurrent `observe`; `scores` reads only.
     """
 
     def __init__(self, settings: BlendSettings, components: tuple[str, ...] = COMPONENTS) -> None:
         self.settings = settings
         self.components = components
-        shape = (len(BUCKET_STARTS), len(components))
-        # softplus of this is 1 / C: at first all count alike.
-        self._raw_GC = np.full(shape, np.log(np.expm1(1.0 / len(components))))
-        self._gradient_GC = np.zeros(shape)
-        self._mean_GC = np.zeros(shape)
-        self._square_GC = np.zeros(shape)
+        num_buckets, num_components = len(BUCKET_STARTS), len(components)
+        # Row `_SHARED` is added to that of the bucket. The softplus of both is 1 / C: at first all
+        # count alike.
+        shape = (num_buckets + 1, num_components)
+        self._raw_RC = np.full(shape, np.log(np.expm1(1.0 / num_components)))
+        self._raw_RC[_SHARED] = 0.0
+        self._gradient_RC = np.zeros(shape)
+        self._mean_RC = np.zeros(shape)
+        self._square_RC = np.zeros(shape)
         self._num_observed = 0
         self._num_steps = 0
-        # The last column is the blend's own.
-        self._ndcg_GC = np.zeros((shape[0], shape[1] + 1))
-        self._weight_GC = np.zeros((shape[0], shape[1] + 1))
-        self._num_events_G = np.zeros(shape[0], np.int64)
+        self._guard = BlendGuard(num_buckets, num_components, settings)
 
     def scores(
         self,
@@ -76,18 +79,9 @@ class Blend:
             eligible_V: Items that will be ranked; the scale of a component is taken over them.
             history_length: Items the user had, which chooses the bucket.
         """
-        bucket = bucket_of(history_length)
         columns = self._columns(components)
         standard_CV = self._standardised(columns, components, eligible_V)
-        weights_C = _softplus(self._raw_GC[bucket, columns])
-        leader = self._leader(bucket, columns)
-        if leader is not None:
-            name = self.components[columns[leader]]
-            return Blended(standard_CV[leader], {name: 1.0}, name)
-        shares = weights_C / weights_C.sum()
-        names = [self.components[column] for column in columns]
-        scores_V = weights_C.astype(np.float32) @ standard_CV
-        return Blended(scores_V, dict(zip(names, shares.tolist(), strict=True)), BLEND)
+        return self._fused(bucket_of(history_length), columns, standard_CV)
 
     def observe(
         self,
@@ -95,8 +89,11 @@ class Blend:
         eligible_V: NDArray[np.bool_],
         target: int,
         history_length: int,
-    ) -> None:
+    ) -> Blended:
         """Learn from what the user took, given the scores from before it was known.
+
+        Returns:
+            What `scores` would have given before.
 
         Raises:
             ValueError: If `target` is not eligible.
@@ -104,35 +101,36 @@ class Blend:
         bucket = bucket_of(history_length)
         columns = self._columns(components)
         standard_CV = self._standardised(columns, components, eligible_V)
-        weights_C = _softplus(self._raw_GC[bucket, columns])
-        self._judge(bucket, columns, standard_CV, weights_C, eligible_V, target)
-        self._gradient_GC[bucket, columns] += self._gradient(
-            standard_CV, weights_C, eligible_V, target
-        ) * -np.expm1(-weights_C)  # d softplus(w) / dw = sigmoid(w) = 1 - exp(-softplus(w))
+        before = self._fused(bucket, columns, standard_CV)
+        weights_C = self._weights(bucket)[columns]
+        blend_V = weights_C.astype(np.float32) @ standard_CV
+        target_1 = np.array([target])
+        ranks = [ranks_of(each_V, eligible_V, target_1)[0] for each_V in (*standard_CV, blend_V)]
+        self._guard.judge(bucket, columns, ndcg_at_k(np.array(ranks), _GUARD_K))
+        gradient_C = self._gradient(standard_CV, weights_C, eligible_V, target)
+        gradient_C *= -np.expm1(-weights_C)  # d softplus(w) / dw = sigmoid(w) = 1 - e^-softplus(w)
+        self._gradient_RC[bucket, columns] += gradient_C
+        self._gradient_RC[_SHARED, columns] += gradient_C
         self._num_observed += 1
         if self._num_observed % self.settings.events_per_step == 0:
             self._step()
+        return before
 
     def quality(self) -> dict[str, NDArray[np.float64]]:
         """The guard's discounted NDCG@10 by bucket, [G], of each component and of the blend."""
-        ndcg_GC = self._ndcg_GC / np.maximum(self._weight_GC, 1e-12)
-        return dict(zip((*self.components, BLEND), ndcg_GC.T, strict=True))
+        return dict(zip((*self.components, BLEND), self._guard.ndcg_GC().T, strict=True))
 
     def weights(self) -> dict[str, NDArray[np.float64]]:
         """Weight of each component by bucket, [G]."""
-        return dict(zip(self.components, _softplus(self._raw_GC).T, strict=True))
+        weights_GC = np.stack([self._weights(bucket) for bucket in range(len(BUCKET_STARTS))])
+        return dict(zip(self.components, weights_GC.T, strict=True))
 
     def state(self) -> dict[str, NDArray[np.generic]]:
         """A copy of everything that was learned, for `from_state`."""
         return {
-            "raw": self._raw_GC.copy(),
-            "gradient": self._gradient_GC.copy(),
-            "mean": self._mean_GC.copy(),
-            "square": self._square_GC.copy(),
             "num_observed": np.array([self._num_observed, self._num_steps]),
-            "ndcg": self._ndcg_GC.copy(),
-            "weight": self._weight_GC.copy(),
-            "num_events": self._num_events_G.copy(),
+            "num_events": self._guard.num_events_G.copy(),
+            **{name: array.copy() for name, array in self._arrays().items()},
         }
 
     @classmethod
@@ -142,26 +140,50 @@ class Blend:
         settings: BlendSettings,
         components: tuple[str, ...] = COMPONENTS,
     ) -> Blend:
-        """The blend that `state` was taken from.
+        """The blend that `state` was taken from; components it did not know start afresh.
 
         Raises:
-            ValueError: If `state` belongs to other components.
+            ValueError: If `state` has more components than there are, or other buckets.
         """
         blend = cls(settings, components)
-        if state["raw"].shape != blend._raw_GC.shape:
+        num_rows, num_known = state["raw"].shape
+        if num_rows != len(blend._raw_RC) or num_known > len(components):
             raise ValueError(
                 f"blend state has shape {state['raw'].shape}, "
-                f"components {components} need {blend._raw_GC.shape}"
+                f"components {components} need {blend._raw_RC.shape}"
             )
-        blend._raw_GC = np.array(state["raw"], np.float64)
-        blend._gradient_GC = np.array(state["gradient"], np.float64)
-        blend._mean_GC = np.array(state["mean"], np.float64)
-        blend._square_GC = np.array(state["square"], np.float64)
+        for name, array in blend._arrays().items():
+            array[:, :num_known] = state[name][:, :num_known]
+            array[:, len(components) :] = state[name][:, num_known:]  # the blend's own
         blend._num_observed, blend._num_steps = (int(n) for n in state["num_observed"])
-        blend._ndcg_GC = np.array(state["ndcg"], np.float64)
-        blend._weight_GC = np.array(state["weight"], np.float64)
-        blend._num_events_G = np.array(state["num_events"], np.int64)
+        blend._guard.num_events_G[:] = state["num_events"]
         return blend
+
+    def _arrays(self) -> dict[str, NDArray[np.float64]]:
+        """Everything that has a column for each component, and perhaps one for the blend."""
+        return {
+            "raw": self._raw_RC,
+            "gradient": self._gradient_RC,
+            "mean": self._mean_RC,
+            "square": self._square_RC,
+            **self._guard.arrays(),
+        }
+
+    def _weights(self, bucket: int) -> NDArray[np.float64]:
+        return _softplus(self._raw_RC[bucket] + self._raw_RC[_SHARED])
+
+    def _fused(
+        self, bucket: int, columns: NDArray[np.int64], standard_CV: NDArray[np.float32]
+    ) -> Blended:
+        weights_C = self._weights(bucket)[columns]
+        leader = self._guard.leader(bucket, columns)
+        if leader is not None:
+            name = self.components[columns[leader]]
+            return Blended(standard_CV[leader], {name: 1.0}, name)
+        shares = weights_C / weights_C.sum()
+        names = [self.components[column] for column in columns]
+        scores_V = weights_C.astype(np.float32) @ standard_CV
+        return Blended(scores_V, dict(zip(names, shares.tolist(), strict=True)), BLEND)
 
     def _columns(self, components: Mapping[str, NDArray[np.float32]]) -> NDArray[np.int64]:
         return np.array([i for i, name in enumerate(self.components) if name in components])
@@ -174,37 +196,6 @@ class Blend:
     ) -> NDArray[np.float32]:
         names = [self.components[column] for column in columns]
         return np.stack([standardise(name, components[name], eligible_V) for name in names])
-
-    def _leader(self, bucket: int, columns: NDArray[np.int64]) -> int | None:
-        """Position in `columns` of a component that beats the blend for certain."""
-        if self._num_events_G[bucket] < self.settings.guard_min_events:
-            return None
-        ndcg_C = self._ndcg_GC[bucket] / np.maximum(self._weight_GC[bucket], 1e-12)
-        best = int(np.argmax(ndcg_C[columns]))
-        bar = ndcg_C[-1] * (1.0 + self.settings.guard_margin) + _GUARD_SLACK
-        return best if ndcg_C[columns[best]] > bar else None
-
-    def _judge(
-        self,
-        bucket: int,
-        columns: NDArray[np.int64],
-        standard_CV: NDArray[np.float32],
-        weights_C: NDArray[np.float64],
-        eligible_V: NDArray[np.bool_],
-        target: int,
-    ) -> None:
-        """Count the event in the discounted NDCG of every component and of the blend."""
-        blend_V = weights_C.astype(np.float32) @ standard_CV
-        target_1 = np.array([target])
-        ranks = [
-            ranks_of(scores_V, eligible_V, target_1)[0] for scores_V in (*standard_CV, blend_V)
-        ]
-        keep = 0.5 ** (1.0 / self.settings.guard_half_life)
-        judged = np.append(columns, len(self.components))
-        self._ndcg_GC[bucket, judged] *= keep
-        self._ndcg_GC[bucket, judged] += ndcg_at_k(np.array(ranks), _GUARD_K)
-        self._weight_GC[bucket, judged] = self._weight_GC[bucket, judged] * keep + 1.0
-        self._num_events_G[bucket] += 1
 
     def _gradient(
         self,
@@ -230,15 +221,15 @@ class Blend:
 
     def _step(self) -> None:
         """One step of Adam (Kingma and Ba 2015, arXiv:1412.6980) on the summed gradients."""
-        gradient_GC = self._gradient_GC / self.settings.events_per_step
-        self._gradient_GC = np.zeros_like(gradient_GC)
+        gradient_RC = self._gradient_RC / self.settings.events_per_step
+        self._gradient_RC[:] = 0.0
         self._num_steps += 1
         first, second = _ADAM_BETAS
-        self._mean_GC = first * self._mean_GC + (1 - first) * gradient_GC
-        self._square_GC = second * self._square_GC + (1 - second) * gradient_GC**2
-        mean_GC = self._mean_GC / (1 - first**self._num_steps)
-        square_GC = self._square_GC / (1 - second**self._num_steps)
-        self._raw_GC -= self.settings.learning_rate * mean_GC / (np.sqrt(square_GC) + _ADAM_EPSILON)
+        self._mean_RC[:] = first * self._mean_RC + (1 - first) * gradient_RC
+        self._square_RC[:] = second * self._square_RC + (1 - second) * gradient_RC**2
+        mean_RC = self._mean_RC / (1 - first**self._num_steps)
+        square_RC = self._square_RC / (1 - second**self._num_steps)
+        self._raw_RC -= self.settings.learning_rate * mean_RC / (np.sqrt(square_RC) + _ADAM_EPSILON)
 
 
 def bucket_of(history_length: int) -> int:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from recommender.baselines import Baseline
 from recommender.blend import BLEND, Blend
 from recommender.counters import Counters, previous_items
+from recommender.implicit_factors import FactorLearner
 from recommender.ranking import NetScorer, eligible_items, ranks_of, window_scores
 from recommender.replay import windows_before
 from recommender.windows import FreshEvents, Windows, select
@@ -47,13 +48,17 @@ class Request:
 Ranking = Callable[[Request], NDArray[np.floating]]
 """Gives the scores of all items, [V]."""
 
+Observer = Callable[[Request, NDArray[np.bool_], Mapping[str, NDArray[np.floating]]], None]
+"""Sees a request, the items that may be ranked, [V], and the scores of every ranking, [V] each."""
+
 
 @dataclass
 class LiveState:
-    """What must be as of each event: the counters, and baselines if there are any."""
+    """What must be as of each event: the counters, and factors and baselines if there are any."""
 
     counters: Counters
     baselines: Mapping[str, Baseline] = field(default_factory=dict)
+    factors: FactorLearner | None = None
 
     def learn(self, fresh: FreshEvents, start: int = 0, stop: int | None = None) -> None:
         """Count the events [start, stop) of a batch, in order; items not in the catalogue are not.
@@ -62,9 +67,11 @@ class LiveState:
         """
         known = start + np.flatnonzero(fresh.items_N[start:stop] >= 0)
         self.counters.update(fresh.items_N[known], previous_items(select(fresh.windows, known)))
-        for baseline in self.baselines.values():
-            for index in known.tolist():
-                baseline.update(int(fresh.items_N[index]), _seen_before(fresh, index))
+        learners = [*self.baselines.values(), *([self.factors] if self.factors else [])]
+        for index in known.tolist() if learners else ():
+            user, row = int(fresh.users_N[index]), int(fresh.items_N[index])
+            for learner in learners:
+                learner.update(user, row, _seen_before(fresh, index))
 
 
 @dataclass(frozen=True)
@@ -95,6 +102,8 @@ def score_fresh(
     num_items: int,
     exclude_seen: bool = True,
     others: Mapping[str, Ranking] | None = None,
+    more_blends: Mapping[str, Blend] | None = None,
+    observer: Observer | None = None,
 ) -> ScoredEvents:
     """Rank the selected events by what is served, and only then let it learn them.
 
@@ -111,7 +120,10 @@ def score_fresh(
         num_items: V.
         exclude_seen: Leave out what the user had, as serving does by default.
         others: More rankings for the same events; they replace components of the same name.
+        more_blends: Blends of other components, by the name of their ranking; they learn as well.
+        observer: Called for each scored event, before the next one is counted.
     """
+    blends = {BLEND: blend, **(more_blends or {})}
     scored = _Tally()
     for request in requests(fresh, selected_N, live):
         left_out = request.seen_rows if exclude_seen else request.seen_rows[:0]
@@ -123,18 +135,23 @@ def score_fresh(
             scorer,
             live.counters,
             request.window,
+            request.seen_rows,
             half_life_index=half_life_index,
             num_items=num_items,
+            factors=live.factors.factors if live.factors else None,
         )
         history_length = len(request.seen_rows)
-        blended = blend.scores(components, eligible_V, history_length)
-        blend.observe(components, eligible_V, request.target, history_length)
         rankings: dict[str, NDArray[np.floating]] = {
             LEARNING if name == "net" else name: scores_V for name, scores_V in components.items()
         }
-        rankings[BLEND] = blended.scores_V
+        served = {}
+        for name, each in blends.items():
+            blended = each.observe(components, eligible_V, request.target, history_length)
+            rankings[name], served[name] = blended.scores_V, blended.served
         rankings |= {name: ranking(request) for name, ranking in (others or {}).items()}
-        scored.add(request, eligible_V, rankings, blended.served)
+        scored.add(request, eligible_V, rankings, served[BLEND])
+        if observer is not None:
+            observer(request, eligible_V, rankings)
     return scored.result()
 
 

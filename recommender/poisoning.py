@@ -243,6 +243,7 @@ class _Run:
                 scorer,
                 self._live.counters,
                 request.window,
+                request.seen_rows,
                 half_life_index=self._half_life,
                 num_items=self._num_items,
             )

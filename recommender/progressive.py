@@ -1,7 +1,8 @@
 """Progressive validation of a whole dataset: each event is predicted before it is learned.
 
-The first half of the stream warms everything up; the second is replayed in order and every fifth
-event of it scored by full ranking. Axes: V items, D text dimensions, K scored events.
+The first half of the stream warms everything up; the second is replayed in order and some events of
+it (see `slices.Protocol`) scored by full ranking. Axes: V items, D text dimensions, N events,
+K scored events.
 """
 
 from __future__ import annotations
@@ -9,16 +10,23 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 
 from recommender.baselines import Baseline, Ease, ItemNeighbours
+from recommender.beyond_accuracy import ListObserver
 from recommender.blend import BLEND, Blend
 from recommender.counters import Counters
 from recommender.datasets import Dataset
+from recommender.evaluation_settings import (
+    BLEND_IALS,
+    DEFAULT_RANKINGS,
+    FROZEN,
+    RANKINGS,
+    TRENDING,
+    EvaluationSettings,
+)
 from recommender.fresh_scoring import (
     LEARNING,
     LiveState,
@@ -27,96 +35,31 @@ from recommender.fresh_scoring import (
     ScoredEvents,
     score_fresh,
 )
-from recommender.metrics import Quality, quality_of
+from recommender.implicit_factors import IALS, FactorLearner
+from recommender.metrics import quality_of
 from recommender.model import Recommender
-from recommender.ranking import BLEND_HALF_LIFE, nearest_half_life
+from recommender.model_inputs import text_moments, unit_text
+from recommender.quality_report import EventCounts, QualityReport, slice_quality
+from recommender.ranking import BLEND_HALF_LIFE, COMPONENTS, nearest_half_life
 from recommender.replay import ReplayMemory
 from recommender.rounds import round_batches
 from recommender.scorer import Scorer
-from recommender.settings import BlendSettings, ModelSettings, Section, TrainingSettings
+from recommender.slices import NUM_QUARTERS, Protocol, scored_events, slices_of
 from recommender.text_tuning import TextTuner
 from recommender.training import Learner
 from recommender.windows import FreshEvents, select
 
-FROZEN = "frozen"
-RANKINGS = ("popularity", "rules", "item_knn", "ease", FROZEN, LEARNING, BLEND)
-"""All that can be compared; `item_knn` and `ease` cost a dense V by V matrix each."""
-
-DEFAULT_RANKINGS = ("popularity", "rules", FROZEN, LEARNING, BLEND)
+__all__ = ["EvaluationSettings", "QualityReport", "evaluate"]
 
 Progress = Callable[[int, int], None]
 
-_BASELINES: Mapping[str, Callable[[int], Baseline]] = {"item_knn": ItemNeighbours, "ease": Ease}
-_NEED_NET = frozenset({FROZEN, LEARNING, BLEND})
-_NEED_STEPS = frozenset({LEARNING, BLEND})
+_NEED_NET = frozenset({FROZEN, LEARNING, BLEND, BLEND_IALS, "content"})
+_NEED_STEPS = frozenset({LEARNING, BLEND, BLEND_IALS})
+_NEED_FACTORS = frozenset({IALS, BLEND_IALS})
 _POPULARITY_HALF_LIFE = 10_000.0
-_SCORE_EVERY = 5
-_FIRST_SCORED = 2
-_NUM_QUARTERS = 4
+_EASE_REFIT_EVENTS = 2_000
+_EASE_LARGEST_REFIT_COUNT = 50
 _REPORTED_QUARTERS = (1, 2, 3)  # settings may have been chosen on the first
-
-
-class EvaluationSettings(Section):
-    """What learns from a dataset that is replayed."""
-
-    model: ModelSettings = ModelSettings()
-    """Shape of the towers."""
-    training: TrainingSettings = TrainingSettings()
-    """Optimiser and replay."""
-    blend: BlendSettings = BlendSettings()
-    """Fusion and guard."""
-    round_events: int = Field(default=500, ge=1)
-    """Events between two updates of the weights."""
-
-
-@dataclass(frozen=True)
-class EventCounts:
-    """What happened to the events; `warm_up + streamed` is all of them.
-
-    Attributes:
-        warm_up: Learned before the stream.
-        streamed: Replayed one after the other.
-        scored: Of those, predicted before they were learned.
-        reported: Of those, in the quarters that the overall figures cover.
-        skipped: Chosen for scoring, but the user already had the item.
-    """
-
-    warm_up: int
-    streamed: int
-    scored: int
-    reported: int
-    skipped: int
-
-
-@dataclass(frozen=True)
-class QualityReport:
-    """Outcome of one evaluation.
-
-    Attributes:
-        dataset: Its name.
-        quality: By ranking.
-        events: Counts.
-        served: How often the blend served itself and how often each component in its place.
-        blend_weights: Weight of each component at the end, by history-length bucket.
-        warm_up_cpu_s: CPU seconds of the warm-up.
-        learn_cpu_s_per_1000: CPU seconds of weight updates per 1,000 streamed events.
-        score_cpu_s_per_1000: CPU seconds per 1,000 scored events, all rankings together.
-        settings: What learned.
-        seed: Of weights and sampling.
-        exclude_seen: Whether items a user had were left out of the rankings.
-    """
-
-    dataset: str
-    quality: dict[str, Quality]
-    events: EventCounts
-    served: dict[str, int]
-    blend_weights: dict[str, list[float]]
-    warm_up_cpu_s: float
-    learn_cpu_s_per_1000: float
-    score_cpu_s_per_1000: float
-    settings: EvaluationSettings
-    seed: int
-    exclude_seen: bool
 
 
 def evaluate(
@@ -127,6 +70,7 @@ def evaluate(
     rankings: Collection[str] = DEFAULT_RANKINGS,
     seed: int = 0,
     max_events: int | None = None,
+    protocol: Protocol = "events",
     exclude_seen: bool = True,
     progress: Progress | None = None,
     cpu_clock: Callable[[], float] = time.process_time,
@@ -141,6 +85,7 @@ def evaluate(
         rankings: Names out of `RANKINGS`. Without a net among them nothing is trained.
         seed: Of weights and sampling.
         max_events: Use only the first events.
+        protocol: Which events of the stream are predicted.
         exclude_seen: Leave items out that the user had. Events that repeat one are then not scored;
             where repeats matter (shops), say False.
         progress: Called with events done (warm-up included) and events in all.
@@ -149,6 +94,7 @@ def evaluate(
 
     Raises:
         ValueError: If a ranking is unknown, or the texts are not those of the dataset.
+        ImportError: If iALS is asked for and `implicit` is not installed.
     """
     unknown = set(rankings) - set(RANKINGS)
     if unknown:
@@ -161,12 +107,13 @@ def evaluate(
         settings or EvaluationSettings(),
         rankings=rankings,
         seed=seed,
+        num_events=min(len(dataset), max_events or len(dataset)),
+        protocol=protocol,
         exclude_seen=exclude_seen,
         cpu_clock=cpu_clock,
         tuner=tuner,
     )
-    num_events = min(len(dataset), max_events or len(dataset))
-    evaluation.run(num_events, progress or (lambda _done, _total: None))
+    evaluation.run(progress or (lambda _done, _total: None))
     return evaluation.report()
 
 
@@ -181,6 +128,8 @@ class _Evaluation:
         *,
         rankings: Collection[str],
         seed: int,
+        num_events: int,
+        protocol: Protocol,
         exclude_seen: bool,
         cpu_clock: Callable[[], float],
         tuner: TextTuner | None,
@@ -192,18 +141,27 @@ class _Evaluation:
         self._settings = settings
         self._rankings = tuple(name for name in RANKINGS if name in rankings)
         self._seed = seed
+        self._protocol = protocol
         self._exclude_seen = exclude_seen
         self._cpu_clock = cpu_clock
         self._num_items = len(dataset.items)
+        self._num_events = num_events
+        self._num_warm_up = num_events // 2
+        self._selected_N = scored_events(dataset, protocol, self._num_warm_up, num_events)
         half_lives = settings.model.half_lives
         self._popularity_index = nearest_half_life(half_lives, _POPULARITY_HALF_LIFE)
         self._blend_index = nearest_half_life(half_lives, BLEND_HALF_LIFE)
         self._memory = ReplayMemory(window=settings.model.window, seed=seed)
         self._live = LiveState(
             Counters(half_lives, self._num_items),
-            {name: make(self._num_items) for name, make in _BASELINES.items() if name in rankings},
+            self._baselines(),
+            FactorLearner(self._num_items, settings.factors, seed)
+            if _NEED_FACTORS & set(rankings)
+            else None,
         )
-        self._blend = Blend(settings.blend)
+        self._blend = Blend(settings.blend, tuple(name for name in COMPONENTS if name != IALS))
+        self._more_blends = {BLEND_IALS: Blend(settings.blend)} if BLEND_IALS in rankings else {}
+        self._lists = ListObserver(unit_text(text_VD, *text_moments(text_VD)))
         self._learner: Learner | None = None
         if _NEED_NET & set(rankings):
             model = Recommender(settings.model, text_VD, seed=seed)
@@ -211,48 +169,61 @@ class _Evaluation:
         self._frozen: Scorer | None = None
         self._sampling = np.random.default_rng(seed)
         self._scored: list[ScoredEvents] = []
-        self._stream_offsets: list[NDArray[np.int64]] = []
-        self._num_warm_up = self._num_streamed = 0
+        self._offsets: list[NDArray[np.int64]] = []
         self._warm_up_cpu_s = self._learn_cpu_s = self._score_cpu_s = 0.0
 
-    def run(self, num_events: int, progress: Progress) -> None:
+    def run(self, progress: Progress) -> None:
         """Warm up on the first half, then replay the second in rounds."""
-        self._num_warm_up = num_events // 2
-        self._num_streamed = num_events - self._num_warm_up
-        self._warm_up(lambda share: progress(int(share * self._num_warm_up), num_events))
-        for start in range(self._num_warm_up, num_events, self._settings.round_events):
-            stop = min(start + self._settings.round_events, num_events)
+        self._warm_up(lambda share: progress(int(share * self._num_warm_up), self._num_events))
+        for start in range(self._num_warm_up, self._num_events, self._settings.round_events):
+            stop = min(start + self._settings.round_events, self._num_events)
             self._score(self._append(start, stop))
             self._learn(stop - start)
-            progress(stop, num_events)
+            progress(stop, self._num_events)
 
     def report(self) -> QualityReport:
         """Sum up after `run`."""
-        offsets_K = np.concatenate([np.zeros(0, np.int64), *self._stream_offsets])
-        quarters_K = offsets_K * _NUM_QUARTERS // max(1, self._num_streamed)
-        num_scored = len(offsets_K)
+        num_streamed = self._num_events - self._num_warm_up
+        offsets_K = np.concatenate([np.zeros(0, np.int64), *self._offsets])
+        quarters_K = (offsets_K - self._num_warm_up) * NUM_QUARTERS // max(1, num_streamed)
+        reported_K = np.isin(quarters_K, _REPORTED_QUARTERS)
+        ranks = {name: self._ranks(name) for name in self._rankings}
+        slices = slices_of(self._dataset, offsets_K, self._num_warm_up)
         return QualityReport(
             dataset=self._dataset.name,
             quality={
-                name: quality_of(self._ranks(name), quarters_K, _REPORTED_QUARTERS)
-                for name in self._rankings
+                name: quality_of(ranks_K, quarters_K, _REPORTED_QUARTERS)
+                for name, ranks_K in ranks.items()
             },
+            slices={n: slice_quality(ranks, mask_K & reported_K) for n, mask_K in slices.items()},
+            lists=self._lists.result(),
             events=EventCounts(
                 warm_up=self._num_warm_up,
-                streamed=self._num_streamed,
-                scored=num_scored,
-                reported=int(np.isin(quarters_K, _REPORTED_QUARTERS).sum()),
+                streamed=num_streamed,
+                scored=len(offsets_K),
+                reported=int(reported_K.sum()),
                 skipped=sum(scored.num_skipped for scored in self._scored),
             ),
             served=dict(Counter(name for scored in self._scored for name in scored.served_K)),
             blend_weights={k: v.tolist() for k, v in self._blend.weights().items()},
             warm_up_cpu_s=self._warm_up_cpu_s,
-            learn_cpu_s_per_1000=1_000 * self._learn_cpu_s / max(1, self._num_streamed),
-            score_cpu_s_per_1000=1_000 * self._score_cpu_s / max(1, num_scored),
+            learn_cpu_s_per_1000=1_000 * self._learn_cpu_s / max(1, num_streamed),
+            score_cpu_s_per_1000=1_000 * self._score_cpu_s / max(1, len(offsets_K)),
             settings=self._settings,
             seed=self._seed,
+            protocol=self._protocol,
             exclude_seen=self._exclude_seen,
         )
+
+    def _baselines(self) -> dict[str, Baseline]:
+        baselines: dict[str, Baseline] = {}
+        if "item_knn" in self._rankings:
+            baselines["item_knn"] = ItemNeighbours(self._num_items)
+        if "ease" in self._rankings:
+            longest = self._num_events // _EASE_LARGEST_REFIT_COUNT
+            refit_every = max(_EASE_REFIT_EVENTS, longest)
+            baselines["ease"] = Ease(self._num_items, refit_every=refit_every)
+        return baselines
 
     def _ranks(self, name: str) -> NDArray[np.float64]:
         ranks = [scored.ranks[name] for scored in self._scored if len(scored.indices_K)]
@@ -293,8 +264,7 @@ class _Evaluation:
 
     def _score(self, fresh: FreshEvents) -> None:
         started_s = self._cpu_clock()
-        stream_N = fresh.offsets_N - self._num_warm_up
-        selected_N = stream_N % _SCORE_EVERY == _FIRST_SCORED
+        selected_N = self._selected_N[fresh.offsets_N]
         scorer = self._scorer()
         if self._tuner is not None and scorer is not None:
             windows = select(fresh.windows, selected_N)
@@ -309,15 +279,29 @@ class _Evaluation:
             num_items=self._num_items,
             exclude_seen=self._exclude_seen,
             others=self._other_rankings(),
+            more_blends=self._more_blends,
+            observer=self._observe_lists,
         )
         self._scored.append(scored)
-        self._stream_offsets.append(stream_N[scored.indices_K])
+        self._offsets.append(fresh.offsets_N[scored.indices_K])
         self._score_cpu_s += self._cpu_clock() - started_s
+
+    def _observe_lists(
+        self,
+        _request: Request,
+        eligible_V: NDArray[np.bool_],
+        rankings: Mapping[str, NDArray[np.floating]],
+    ) -> None:
+        num_events_V = self._live.counters.popularity()[-1]  # the longest half-life
+        self._lists.observe(
+            {name: rankings[name] for name in self._rankings}, eligible_V, num_events_V
+        )
 
     def _other_rankings(self) -> dict[str, Ranking]:
         counters = self._live.counters
         others: dict[str, Ranking] = {
-            "popularity": lambda _request: counters.popularity()[self._popularity_index]
+            "popularity": lambda _request: counters.popularity()[self._popularity_index],
+            TRENDING: lambda _request: counters.popularity()[self._blend_index],
         }
         for name, baseline in self._live.baselines.items():
             others[name] = _baseline_ranking(baseline)

@@ -13,11 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recommender.counters import Counters
+from recommender.implicit_factors import IALS, ItemFactors
 from recommender.replay import UserSequence, windows_of
 from recommender.windows import Windows
 
-COMPONENTS = ("net", "rules", "popularity", "content")
-"""Rankings that the blend fuses, by the names in answers and reports."""
+COMPONENTS = ("net", "rules", "popularity", "content", "ials")
+"""Rankings that the blend can fuse, by the names in answers and reports. Stored blends know them by
+their place, so a new one comes last."""
 
 BLEND_HALF_LIFE = 2_000.0
 """Half-life, in events, of the popularity that the blend fuses."""
@@ -74,6 +76,7 @@ def component_scores(
     *,
     half_life_index: int,
     num_items: int | None = None,
+    factors: ItemFactors | None = None,
 ) -> dict[str, NDArray[np.float32]]:
     """Scores of every item by each component that can speak, each [V], higher is better.
 
@@ -84,13 +87,16 @@ def component_scores(
         half_life_index: Which of the counters' half-lives `popularity` decays with.
         num_items: V; as many as the scorer or the counters know if left out. Items that a
             component does not know get the lowest score it gives.
+        factors: The latest fit; without one there is no `ials`.
     """
     return window_scores(
         scorer,
         counters,
         history.window(_LONGEST_WINDOW),
+        history.rows_H,
         half_life_index=half_life_index,
         num_items=num_items,
+        factors=factors,
     )
 
 
@@ -98,11 +104,15 @@ def window_scores(
     scorer: NetScorer | None,
     counters: Counters,
     window: Windows,
+    seen_rows: NDArray[np.int32],
     *,
     half_life_index: int,
     num_items: int | None = None,
+    factors: ItemFactors | None = None,
 ) -> dict[str, NDArray[np.float32]]:
     """`component_scores` of a user whose latest items are the one row of `window`.
+
+    `seen_rows` are all items the user had, of which only `ials` uses more than the window has.
 
     Raises:
         ValueError: If `window` has not one row.
@@ -120,6 +130,8 @@ def window_scores(
     if scorer is not None:
         components["net"] = scorer.net_scores(window, popularity_MV)[0]
         components["content"] = content_scores(scorer.text_unit, history_rows)
+    if factors is not None:
+        components[IALS] = factors.scores(seen_rows)
     return {name: fit_items(scores_V, num_items) for name, scores_V in components.items()}
 
 

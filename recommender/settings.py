@@ -109,12 +109,27 @@ class TrainingSettings(Section):
     """`auto` is bfloat16 autocast on a GPU and float32 on a CPU."""
 
 
+class FactorSettings(Section):
+    """Implicit matrix factorisation (iALS), an optional component; needs the extra `ials`."""
+
+    factors: int = Field(default=64, ge=1, le=1024)
+    """Factors of a user and of an item."""
+    regularisation: float = Field(default=20.0, gt=0.0)
+    """Weight of the squared factors in the loss."""
+    alpha: float = Field(default=4.0, ge=1.0)
+    """Confidence in an item that a user had, where one that the user did not have counts 1."""
+    sweeps: int = Field(default=3, ge=1, le=100)
+    """Alternations of one fit, which starts where the last one ended."""
+    refit_events: int = Field(default=5_000, ge=1)
+    """Events between two fits."""
+
+
 class BlendSettings(Section):
     """How the rankings are fused, and the guard that keeps a bad component out."""
 
     learning_rate: float = Field(default=0.05, gt=0.0)
     """Adam step size of the blend weights."""
-    events_per_step: int = Field(default=20, ge=1)
+    events_per_step: int = Field(default=5, ge=1)
     """Scored events for one step."""
     top: int = Field(default=20, ge=1)
     """The loss is taken over the union of each component's best `top` items."""
@@ -122,6 +137,8 @@ class BlendSettings(Section):
     """Half-life, in scored events, of the quality the guard compares."""
     guard_margin: float = Field(default=0.03, ge=0.0)
     """A component must beat the blend by this share, plus 0.002, to be served instead."""
+    guard_certainty: float = Field(default=2.0, ge=0.0)
+    """And by this many standard errors of the difference, so that chance does not decide."""
     guard_min_events: int = Field(default=50, ge=1)
     """Scored events in a bucket before the guard may act."""
 

@@ -150,10 +150,18 @@ def test_a_report_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> N
     [
         REPORT,
         {"quality": REPORT["quality"]},
+        {
+            "quality": REPORT["quality"],
+            "slices": {
+                "new users": {"num_events": 9, "ndcg_at_10": {"blend": 0.2}},
+                "new items": {"num_events": 0, "ndcg_at_10": {"blend": 0.0}},
+            },
+            "lists": {"blend": {"coverage": 0.4}},
+        },
         {"timeline": {"t_s": [1.0], "ndcg_at_10": {"blend": [None]}, "version": [None]}},
         {},
     ],
-    ids=["demo", "evaluate", "nothing measured", "empty"],
+    ids=["demo", "evaluate", "evaluate with slices", "nothing measured", "empty"],
 )
 def test_every_report_becomes_a_picture(report: dict[str, Any], tmp_path: Path) -> None:
     draw_report(report, tmp_path / "report.png")

@@ -48,9 +48,9 @@ def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
 def test_workers_get_every_section_they_need_as_it_was_set(settings: Settings) -> None:
     config = job_settings(settings).model_dump(mode="json")
     received = TrainingJobSettings.model_validate(config)
-    for name in ("loop", "buffer", "model", "training", "blend"):
+    for name in ("loop", "buffer", "model", "training", "blend", "filters", "text", "text_tuning"):
         assert getattr(received, name) == getattr(settings, name)
-    assert received.encoder == "bert-base-uncased"
+    assert received.text.encoder == "bert-base-uncased"
 
 
 @pytest.mark.parametrize(

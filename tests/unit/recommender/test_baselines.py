@@ -13,10 +13,10 @@ def rows(*values: int) -> NDArray[np.int32]:
 
 
 def replay(baseline: ItemNeighbours | Ease) -> None:
-    for user in MATRIX:
+    for user, taken in enumerate(MATRIX):
         seen: list[int] = []
-        for row in np.flatnonzero(user).tolist():
-            baseline.update(row, rows(*seen))
+        for row in np.flatnonzero(taken).tolist():
+            baseline.update(user, row, rows(*seen))
             seen.append(row)
 
 
@@ -38,10 +38,10 @@ def test_neighbours_of_nothing_are_nothing() -> None:
 def test_a_repeat_is_no_second_user() -> None:
     baseline, once = ItemNeighbours(2), ItemNeighbours(2)
     for each, num_repeats in ((baseline, 2), (once, 0)):
-        each.update(0, rows())
-        each.update(1, rows(0))
+        each.update(7, 0, rows())
+        each.update(7, 1, rows(0))
         for _ in range(num_repeats):
-            each.update(1, rows(0, 1))
+            each.update(7, 1, rows(0, 1))
     np.testing.assert_array_equal(baseline.scores(rows(0)), once.scores(rows(0)))
 
 
@@ -67,5 +67,15 @@ def test_ease_adds_up_a_users_items_once_each() -> None:
 
 def test_ease_knows_nothing_before_its_first_fit() -> None:
     baseline = Ease(4, refit_every=10)
-    replay(baseline)
+    replay(baseline)  # nine events
     assert baseline.scores(rows(0)).tolist() == [0, 0, 0, 0]
+
+
+def test_ease_fits_again_when_it_is_asked_after_enough_events() -> None:
+    baseline = Ease(4, refit_every=9, regularisation=2.0)
+    replay(baseline)
+    first = baseline.scores(rows(0))
+    baseline.update(9, 3, rows(1))
+    np.testing.assert_array_equal(baseline.scores(rows(0)), first)
+    replay(baseline)
+    assert baseline.scores(rows(0)).tolist() != first.tolist()

@@ -3,6 +3,7 @@ import pytest
 from numpy.typing import NDArray
 
 from recommender.blend import BLEND, BUCKET_STARTS, Blend, bucket_of, standardise
+from recommender.ranking import COMPONENTS
 from recommender.settings import BlendSettings
 
 ALL = np.ones(50, np.bool_)
@@ -50,7 +51,7 @@ def test_at_first_every_component_counts_alike() -> None:
 
 def test_weights_start_at_one_over_the_number_of_components() -> None:
     for weights in Blend(BlendSettings()).weights().values():
-        np.testing.assert_allclose(weights, 0.25)
+        np.testing.assert_allclose(weights, 1 / len(COMPONENTS))
 
 
 def test_an_absent_component_is_left_out() -> None:
@@ -59,12 +60,15 @@ def test_an_absent_component_is_left_out() -> None:
     assert int(answer.scores_V.argmax()) == 3
 
 
-def test_the_component_that_foresees_gains_weight_in_that_bucket_only() -> None:
+def test_the_component_that_foresees_gains_weight_and_in_its_bucket_most() -> None:
     blend = Blend(BlendSettings(), ("net", "content"))
-    teach(blend, 400, good="net", bad="content")
+    teach(blend, 200, good="net", bad="content")
     net, content = blend.weights()["net"], blend.weights()["content"]
     assert net[3] > 1.0 > 0.4 > content[3]
-    np.testing.assert_allclose(net[:3], 0.5)
+    # Users with other histories start from what was learned so far.
+    assert (net[3] > net[:3]).all()
+    assert (net[:3] > 0.6).all()
+    assert (content[:3] < 0.4).all()
 
 
 def test_the_first_step_comes_after_the_set_number_of_events_and_is_the_learning_rate() -> None:
@@ -74,7 +78,10 @@ def test_the_first_step_comes_after_the_set_number_of_events_and_is_the_learning
     np.testing.assert_array_equal(blend.state()["raw"], start)
     teach(blend, 1, good="net", bad="content")
     # Adam's first step is the learning rate times the sign of the gradient.
-    np.testing.assert_allclose(blend.state()["raw"][3] - start[3], [0.1, -0.1], rtol=1e-5)
+    moved = blend.state()["raw"].astype(np.float64) - start.astype(np.float64)
+    np.testing.assert_allclose(moved[3], [0.1, -0.1], rtol=1e-5)
+    np.testing.assert_allclose(moved[-1], [0.1, -0.1], rtol=1e-5)  # what all buckets share
+    assert not moved[:3].any()
 
 
 def test_the_gradient_is_that_of_the_cross_entropy_over_the_union() -> None:
@@ -94,6 +101,7 @@ def test_the_gradient_is_that_of_the_cross_entropy_over_the_union() -> None:
     raw, step = blend.state()["raw"][0].astype(np.float64), 1e-5
     numeric = [(loss(raw + e) - loss(raw - e)) / (2 * step) for e in step * np.eye(2)]
     np.testing.assert_allclose(blend.state()["gradient"][0], numeric, rtol=1e-5)
+    np.testing.assert_allclose(blend.state()["gradient"][-1], numeric, rtol=1e-5)
 
 
 def test_a_target_outside_every_components_best_teaches_nothing() -> None:
@@ -136,6 +144,24 @@ def test_the_guard_lets_a_component_win_by_less_than_its_margin() -> None:
     assert answer.served == BLEND
 
 
+def test_the_guard_does_not_act_on_a_lead_that_chance_explains() -> None:
+    served = {}
+    for certainty in (0.0, 2.0):
+        settings = BlendSettings(
+            learning_rate=1e-9, guard_margin=0.0, guard_certainty=certainty, guard_min_events=50
+        )
+        blend = Blend(settings, ("net", "content"))
+        rng = np.random.default_rng(1)
+        for _ in range(50):
+            target = int(rng.integers(50))
+            blend.observe({"net": noisy(rng), "content": noisy(rng)}, ALL, target, 0)
+        quality = {name: ndcg[0] for name, ndcg in blend.quality().items()}
+        assert max(quality["net"], quality["content"]) > quality[BLEND] + 0.002
+        served[certainty] = blend.scores({"net": peak(1), "content": peak(2)}, ALL, 0).served
+    assert served[0.0] != BLEND
+    assert served[2.0] == BLEND
+
+
 def test_the_guards_quality_is_discounted_ndcg() -> None:
     blend = Blend(BlendSettings(guard_half_life=1.0), ("net",))
     blend.observe({"net": peak(4)}, ALL, 4, 0)  # NDCG 1
@@ -157,6 +183,30 @@ def test_a_restored_blend_goes_on_like_the_first() -> None:
 def test_a_state_of_other_components_is_refused() -> None:
     with pytest.raises(ValueError, match="shape"):
         Blend.from_state(Blend(BlendSettings()).state(), BlendSettings(), ("net",))
+
+
+def test_a_component_that_the_state_does_not_know_starts_afresh() -> None:
+    old = Blend(BlendSettings(), ("net", "content"))
+    teach(old, 60, good="net", bad="content")
+    blend = Blend.from_state(old.state(), BlendSettings(), ("net", "content", "ials"))
+    for name, weights in old.weights().items():
+        np.testing.assert_array_equal(blend.weights()[name], weights)
+    np.testing.assert_allclose(blend.weights()["ials"], 1 / 3)
+    np.testing.assert_array_equal(blend.quality()[BLEND], old.quality()[BLEND])
+    assert blend.quality()["ials"].tolist() == [0, 0, 0, 0]
+    teach(blend, 60, good="ials", bad="net")
+    assert blend.quality()["ials"][3] > 0.3
+
+
+def test_observing_gives_what_was_served_before_it() -> None:
+    blend = Blend(BlendSettings(events_per_step=1), ("net", "content"))
+    teach(blend, 20, good="net", bad="content")
+    components = {"net": noisy(np.random.default_rng(8)), "content": peak(4)}
+    served = blend.scores(components, ALL, 30)
+    observed = blend.observe(components, ALL, 4, 30)
+    np.testing.assert_array_equal(observed.scores_V, served.scores_V)
+    assert (observed.shares, observed.served) == (served.shares, served.served)
+    assert blend.scores(components, ALL, 30).shares != served.shares
 
 
 def test_scoring_changes_nothing() -> None:

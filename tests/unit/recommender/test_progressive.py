@@ -1,4 +1,5 @@
 from collections.abc import Collection
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,12 +10,15 @@ from recommender.baselines import ItemNeighbours
 from recommender.blend import BLEND, Blend
 from recommender.counters import Counters
 from recommender.datasets import Dataset
+from recommender.evaluation_settings import EvaluationSettings
 from recommender.events import Item
 from recommender.fresh_scoring import LiveState, ScoredEvents, requests, score_fresh
-from recommender.progressive import EvaluationSettings, QualityReport, evaluate
+from recommender.progressive import evaluate
+from recommender.quality_report import QualityReport
 from recommender.replay import ReplayMemory
 from recommender.settings import (
     BlendSettings,
+    FactorSettings,
     ModelSettings,
     TextSettings,
     TextTuningSettings,
@@ -202,6 +206,47 @@ def test_all_rankings_are_compared_on_the_same_events_and_the_seed_decides() -> 
     assert first.quality["frozen"] != first.quality["learning"]
     assert sum(first.served.values()) == first.events.scored
     assert run(dataset, rankings, seed=4).quality["learning"] != first.quality["learning"]
+
+
+def test_ials_is_a_ranking_and_a_component_of_a_second_blend() -> None:
+    pytest.importorskip("implicit")
+    factors = FactorSettings(factors=4, refit_events=50, regularisation=0.1)
+    settings = SMALL.model_copy(update={"factors": factors})
+    rankings = ["rules", "ials", "blend", "blend_ials"]
+    report = evaluate(dataset_of(400), texts(), settings, rankings=rankings)
+    assert list(report.quality) == rankings
+    assert report.quality["ials"]["mrr"] > 0.0
+    assert report.quality["blend_ials"] != report.quality["blend"]
+    without = evaluate(dataset_of(400), texts(), settings, rankings=["blend"])
+    assert without.quality["blend"] == report.quality["blend"]
+
+
+def test_the_components_of_the_blend_can_be_compared_alone() -> None:
+    report = run(dataset_of(300), ["trending", "content", "popularity", "blend"])
+    assert list(report.quality) == ["popularity", "trending", "content", "blend"]
+    assert report.quality["content"] != report.quality["trending"]
+
+
+def test_slices_are_of_the_reported_events_and_lists_of_all() -> None:
+    report = run(dataset_of(400), ["popularity", "rules"])
+    by_length = [part for name, part in report.slices.items() if name.startswith("history")]
+    assert sum(part.num_events for part in by_length) == report.events.reported == 30
+    total = sum(part.num_events * part.ndcg_at_10["rules"] for part in by_length)
+    assert total / 30 == pytest.approx(report.quality["rules"]["ndcg_at_10"])
+    assert report.slices["new users"].num_events > 0
+    assert report.slices["new items"].num_events == 0
+    assert report.slices["new items"].ndcg_at_10 == {"popularity": 0.0, "rules": 0.0}
+    assert set(report.lists) == {"popularity", "rules"}
+    assert 0.0 < report.lists["rules"].coverage <= 1.0
+
+
+def test_in_baskets_only_first_lines_are_predicted() -> None:
+    ring = dataset_of(400, num_items=8)
+    # Four lines a basket.
+    shop = replace(ring, timestamps_ms_N=ring.timestamps_ms_N // 4_000 * 4_000)
+    report = evaluate(shop, texts(8), SMALL, rankings=["rules"], protocol="baskets")
+    assert (report.events.scored, report.events.skipped) == (50, 0)
+    assert report.protocol == "baskets"
 
 
 def test_cpu_time_is_counted_for_learning_and_scoring_apart() -> None:

@@ -126,7 +126,9 @@ def test_window_scores_are_those_of_the_history_they_come_from() -> None:
     counters.update(np.array([1], np.int32), np.array([[0]], np.int32))
     history = history_of(3, 0)
     by_history = component_scores(fake_scorer(4), counters, history, half_life_index=0)
-    by_window = window_scores(fake_scorer(4), counters, history.window(50), half_life_index=0)
+    by_window = window_scores(
+        fake_scorer(4), counters, history.window(50), history.rows_H, half_life_index=0
+    )
     for name, scores in by_history.items():
         np.testing.assert_array_equal(by_window[name], scores)
 
@@ -137,7 +139,7 @@ def test_window_scores_are_for_one_user() -> None:
         np.ones(2, np.int32),
     )  # fmt: skip
     with pytest.raises(ValueError, match="got 2"):
-        window_scores(None, Counters(num_items=1), windows, half_life_index=0)
+        window_scores(None, Counters(num_items=1), windows, EMPTY.rows_H, half_life_index=0)
 
 
 def test_content_likes_texts_like_the_latest_items_best() -> None:
