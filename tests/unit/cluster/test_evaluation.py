@@ -19,8 +19,8 @@ from recommender.simulator import SimulatorSettings, simulate
 from recommender.text_encoder import TextEncoder
 
 SETTINGS = Settings(
-    model=ModelSettings(dim=8, num_layers=1, intermediate=8, window=8),
-    training=TrainingSettings(warmup_epochs=2, steps_per_500_events=4),
+    model=ModelSettings(dim=8, num_layers=1, intermediate=8, window=20),
+    training=TrainingSettings(warmup_epochs=20, steps_per_500_events=4),
 )
 RANKINGS = ["popularity", "rules", "frozen", "learning", "blend"]
 
