@@ -20,7 +20,7 @@ from rich.table import Table
 from recommender.datasets import Dataset, read_dataset
 from recommender.poisoning import KINDS, Defence, Outcome, PushAttack, honest_outcome, inject
 from recommender.progressive import EvaluationSettings
-from recommender.settings import FilterSettings, TextSettings, TrainingSettings
+from recommender.settings import MEASURED_FILTERS, TextSettings, TrainingSettings
 from recommender.simulator import SimulatorSettings, simulate
 from recommender.text_encoder import TextEncoder
 
@@ -80,12 +80,12 @@ def _run(
     hardened = EvaluationSettings(training=TrainingSettings(adversarial_size=adversarial))
     defences = {
         "none": (Defence(), plain),
-        "learning only": (Defence(FilterSettings()), plain),
-        "learning and counters": (Defence(FilterSettings(), screens_counters=True), plain),
+        "learning only": (Defence(MEASURED_FILTERS), plain),
+        "learning and counters": (Defence(MEASURED_FILTERS, screens_counters=True), plain),
     }
     if adversarial:
         defences["the same, adversarial"] = (
-            Defence(FilterSettings(), screens_counters=True),
+            Defence(MEASURED_FILTERS, screens_counters=True),
             hardened,
         )
     counts_V = np.bincount(dataset.rows_N[start - len(dataset) // 5 : start])

@@ -148,15 +148,18 @@ class FilterSettings(Section):
 
     span: int = Field(default=1_000, ge=10, le=100_000)
     """Events of a shard over which the bounds below are counted."""
-    max_repeats: int = Field(default=2, ge=0)
+    max_repeats: int = Field(default=0, ge=0)
     """How often one item of a user's window teaches."""
-    max_user_events: int = Field(default=500, ge=0)
+    max_user_events: int = Field(default=0, ge=0)
     """Events of one user in a span that teach."""
-    max_twins: int = Field(default=3, ge=0)
+    max_twins: int = Field(default=0, ge=0)
     """Users in a span who may come to an item after nearly the same items; more are bots."""
     max_growth: float = Field(default=0.0, ge=0.0)
     """An item with over 10 events in a span may have so many times what its past suggests."""
 
 
-NO_FILTERS = FilterSettings(max_repeats=0, max_user_events=0, max_twins=0, max_growth=0.0)
+NO_FILTERS = FilterSettings()
 """Every event teaches."""
+
+MEASURED_FILTERS = FilterSettings(max_repeats=2, max_user_events=500, max_twins=3)
+"""Bounds that hold off clones and leave out fewer than 3 in 1,000 honest events of ml-100k."""

@@ -3,7 +3,7 @@ import pytest
 
 from recommender.fresh_filters import Reason, Recent, keep, known_events, screen, without_repeats
 from recommender.replay import ReplayMemory
-from recommender.settings import FilterSettings
+from recommender.settings import MEASURED_FILTERS, FilterSettings
 from recommender.simulator import SimulatorSettings, simulate
 from recommender.windows import FreshEvents
 
@@ -105,7 +105,7 @@ def test_how_the_log_is_cut_decides_nothing(cuts: list[int]) -> None:
 def test_honest_users_are_hardly_ever_left_out() -> None:
     dataset = simulate(SimulatorSettings(num_events=5_000))
     pairs = list(zip(dataset.users_N.tolist(), dataset.rows_N.tolist(), strict=True))
-    screened = screen(log_of(pairs), Recent.nothing(), FilterSettings())
+    screened = screen(log_of(pairs), Recent.nothing(), MEASURED_FILTERS)
     assert (~screened.kept_N).mean() < 0.001, screened.counts()
 
 

@@ -13,14 +13,14 @@ from recommender.poisoning import (
     inject,
 )
 from recommender.progressive import EvaluationSettings
-from recommender.settings import FilterSettings
+from recommender.settings import MEASURED_FILTERS
 from recommender.simulator import SimulatorSettings, simulate
 
 START, STOP = 4_800, 6_400
 SCREENED_KINDS: tuple[Kind, ...] = ("burst", "clones")
 """A bandwagon looks like honest newcomers; what it gains is measured by the benchmark."""
 OPEN = Defence()
-DEFENDED = Defence(FilterSettings(), screens_counters=True)
+DEFENDED = Defence(MEASURED_FILTERS, screens_counters=True)
 Runs = dict[tuple[Kind | None, bool], Outcome]
 
 
