@@ -89,7 +89,9 @@ def test_how_the_log_is_cut_decides_nothing(cuts: list[int]) -> None:
     events[900:1_000:4] = [(100 + n, 59) for n in range(25)]
     army = [(1_000 + user, item) for user in range(10) for item in range(40, 48)]
     fresh = log_of([*events[:700], *army, *events[700:]])
-    settings = FilterSettings(span=100, max_user_events=3, max_growth=3.0, max_repeats=2)
+    settings = FilterSettings(
+        span=100, max_user_events=3, max_growth=3.0, max_repeats=2, max_twins=3
+    )
     whole = screen(fresh, Recent.nothing(), settings)
     assert all(number > 0 for number in whole.counts().values()), whole.counts()
     recent, parts = Recent.nothing(), []
