@@ -216,6 +216,18 @@ def test_a_resumed_tuner_tells_which_texts_are_new() -> None:
     assert np.flatnonzero(changed).tolist() == [7]
 
 
+def test_a_text_that_changed_during_an_outage_reaches_the_reference() -> None:
+    tuner = tuner_with_items()
+    learner = new_learner(tuner.follow)
+    tuner.begin(learner)
+    take_steps(learner, 2)
+    other, other_learner, _ = resumed(tuner, learner)
+    other.change_items(np.array([7]), ["another text"], BASE_VD[3:4])
+    other.begin(other_learner)
+    text_VD = other.state()["text_tuning.reference.raw.text_VD"]
+    np.testing.assert_allclose(text_VD[7], text_VD[3], atol=1e-6)
+
+
 @pytest.mark.parametrize("changes", [{"lora_rank": 3}, {"mode": "top_layers"}])
 def test_a_state_of_another_shape_is_left_and_every_text_counts_as_new(
     changes: dict[str, Any],
