@@ -220,6 +220,8 @@ class _Demo:
             "read_your_writes": {
                 "checked": counts.reads_checked,
                 "violations": counts.reads_violated,
+                "degraded": counts.reads_degraded,
+                "examples": counts.violations[:10],
             },
             "serving_skew": {"checked": counts.skew_checked, "violations": counts.skew_violated},
             "freshness_s": {

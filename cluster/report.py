@@ -4,7 +4,7 @@ A report is a JSON object. Every section may be missing; `evaluate` has `quality
 `report_quality` shows.
 
     events             sent, acknowledged (new ones), duplicates, refused, logged
-    read_your_writes   checked, violations
+    read_your_writes   checked, violations; degraded answers, which claim nothing; examples
     freshness_s        counters and learning, each p50 and p99
     quality            by ranking: ndcg_at_10, hit_rate_at_10, mrr, ndcg_at_10_by_quarter
     versions           published, rejected

@@ -42,6 +42,8 @@ class ReplayCounts:
     failed: int = 0
     reads_checked: int = 0
     reads_violated: int = 0
+    reads_degraded: int = 0
+    violations: list[str] = field(default_factory=list)
     skew_checked: int = 0
     skew_violated: int = 0
     skipped: int = 0
@@ -215,12 +217,22 @@ class StreamReplay:
         self.scored.add(index - self._start, named)
 
     def _check_own_events(self, answer: dict[str, Any], seen: NDArray[np.int32]) -> None:
-        """Read your writes: the answer knows every event of this user that was acknowledged."""
+        """Read your writes: the answer knows every event of this user that was acknowledged.
+
+        An answer that says `degraded` does not claim to: it is counted by itself.
+        """
+        if answer["degraded"]:
+            self.counts.reads_degraded += 1
+            return
         self.counts.reads_checked += 1
         had = {self._dataset.items[row].item_id for row in seen.tolist()}
         recommended = {item["item_id"] for item in answer["items"]}
         if answer["history_length"] != len(seen) or had & recommended:
             self.counts.reads_violated += 1
+            self.counts.violations.append(
+                f"history of {answer['history_length']} items where {len(seen)} were acknowledged, "
+                f"{len(had & recommended)} of them recommended, request {answer['request_id']}"
+            )
 
     def _check_skew(self, answer: dict[str, Any], item_id: str, rank: float) -> None:
         """What is measured is what is served: a first-k rank is a place in the list."""

@@ -34,7 +34,7 @@ class ServingSettings(Section):
     """The same for `PUT /v1/items`, which waits a moment for BERT to read the texts."""
     actor_timeout_s: float = Field(default=10.0, gt=0.0, le=600.0)
     """Bound on one call of an actor beyond what it waits for on purpose."""
-    history_timeout_s: float = Field(default=0.5, gt=0.0, le=60.0)
+    history_timeout_s: float = Field(default=1.5, gt=0.0, le=60.0)
     """Time after which a recommendation goes on without the user's history, flagged `degraded`."""
     max_body_bytes: int = Field(default=1_048_576, ge=1_024)
     """Largest request body; beyond it 413."""

@@ -63,6 +63,8 @@ class FakeService(ServiceClient):
             "items": [{"item_id": item_id} for item_id in ranked[: body["k"]]],
             "ranks": {target: None if rank is None else dict.fromkeys(names, rank)},
             "history_length": len(history),
+            "degraded": False,
+            "request_id": f"request-{len(self.asked)}",
             **self.provenance(),
         }
 
@@ -174,6 +176,21 @@ async def test_an_answer_that_does_not_know_an_own_event_is_a_violation(
     replay = await replayed(dataset, service)
     with_history = sum(bool(history) for _, _, history in service.asked)
     assert replay.counts.reads_violated == with_history > 0
+    assert len(replay.counts.violations) == with_history
+
+
+class Degraded(Forgetful):
+    """Forgets, and says so."""
+
+    async def recommend(self, **body: Any) -> dict[str, Any]:
+        return {**await super().recommend(**body), "degraded": True}
+
+
+async def test_a_degraded_answer_claims_nothing_and_is_counted_by_itself(dataset: Dataset) -> None:
+    service = Degraded(dataset, START)
+    replay = await replayed(dataset, service)
+    assert replay.counts.reads_degraded == len(service.asked) > 0
+    assert (replay.counts.reads_checked, replay.counts.reads_violated) == (0, 0)
 
 
 class Skewed(FakeService):
