@@ -113,7 +113,10 @@ def stream(first: int, number: int) -> list[Event]:
 
 
 def counted_plainly(events: Sequence[Event]) -> Counters:
-    """What the log says, without actors: each known event after its user's window before it."""
+    """What the log says, without actors: each known event after its user's known items before it.
+
+    As the trainer reads it: an item that is not in the catalogue takes no place in a window.
+    """
     counters = Counters(HALF_LIVES)
     histories: dict[str, list[int]] = {}
     for event in events:
@@ -124,7 +127,7 @@ def counted_plainly(events: Sequence[Event]) -> Counters:
             previous = history[-WINDOW:][::-1]
             padded = [*previous, *[-1] * (WINDOW - len(previous))]
             counters.update(np.array([row], np.int32), np.array([padded], np.int32))
-        history.append(row)
+            history.append(row)
     return counters
 
 
