@@ -113,9 +113,9 @@ def stream(first: int, number: int) -> list[Event]:
 
 
 def counted_plainly(events: Sequence[Event]) -> Counters:
-    """What the log says, without actors: each known event after its user's known items before it.
+    """What the log says, without actors: each known event after the known items of its window.
 
-    As the trainer reads it: an item that is not in the catalogue takes no place in a window.
+    As the trainer reads it: an item that is not in the catalogue leaves no gap.
     """
     counters = Counters(HALF_LIVES)
     histories: dict[str, list[int]] = {}
@@ -124,10 +124,10 @@ def counted_plainly(events: Sequence[Event]) -> Counters:
         row = int(event.item_id[2:]) if is_known else -1
         history = histories.setdefault(event.user_id, [])
         if is_known:
-            previous = history[-WINDOW:][::-1]
+            previous = [seen for seen in history[-WINDOW:][::-1] if seen != -1]
             padded = [*previous, *[-1] * (WINDOW - len(previous))]
             counters.update(np.array([row], np.int32), np.array([padded], np.int32))
-            history.append(row)
+        history.append(row)
     return counters
 
 
