@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +11,14 @@ from numpy.typing import NDArray
 
 from actors.settings import BufferSettings, LoopSettings
 from actors.stream_feed import CatalogGrowth, FreshPart
-from recommender.settings import BlendSettings, ModelSettings, Section, TrainingSettings
+from recommender.hold_out import LeaveOut
+from recommender.settings import (
+    BlendSettings,
+    GuardSettings,
+    ModelSettings,
+    Section,
+    TrainingSettings,
+)
 from recommender.windows import Windows, concatenate, select
 
 
@@ -28,6 +35,8 @@ class TrainingJobSettings(Section):
     """`[training]`"""
     blend: BlendSettings = BlendSettings()
     """`[blend]`"""
+    guard: GuardSettings = GuardSettings()
+    """`[guard]`"""
     encoder: str = "minilm"
     """Which BERT the catalogue's text vectors come from; written into every manifest."""
     seed: int = 0
@@ -44,10 +53,11 @@ class Restart:
 
 @dataclass(frozen=True)
 class Lesson:
-    """Steps to take: one batch of windows each, and the counters they see."""
+    """Steps to take: one batch of windows each, their size, and the counters they see."""
 
     growth: CatalogGrowth
     batches: list[Windows]
+    learning_rate: float
     popularity_MV: NDArray[np.float32]
     touched_V: NDArray[np.bool_]
 
@@ -63,14 +73,27 @@ class RoundReport:
     metrics: dict[str, float] = field(default_factory=dict)
 
 
-def newest_windows(parts: list[FreshPart], num_windows: int) -> Windows | None:
-    """Windows that end at fresh events: each user's latest first, then the others, newest first."""
-    parts = [part for part in parts if len(part.events)]
-    if not parts:
+def newest_windows(
+    parts: list[FreshPart], num_windows: int, leave_out: Sequence[LeaveOut]
+) -> Windows | None:
+    """Windows that end at fresh events: each user's latest first, then the others, newest first.
+
+    `leave_out` says for each shard which events they may not end at.
+    """
+    learned = [
+        (part, leave_out[part.shard].may_learn(part.events.users_N, part.events.offsets_N))
+        for part in parts
+    ]
+    learned = [(part, may_N) for part, may_N in learned if may_N.any()]
+    if not learned:
         return None
-    windows = concatenate([part.events.windows for part in parts])
-    times_N = np.concatenate([part.events.acknowledged_ms_N for part in parts])
-    users = [(part.shard, user) for part in parts for user in part.events.users_N.tolist()]
+    windows = concatenate([select(part.events.windows, may_N) for part, may_N in learned])
+    times_N = np.concatenate([part.events.acknowledged_ms_N[may_N] for part, may_N in learned])
+    users = [
+        (part.shard, user)
+        for part, may_N in learned
+        for user in part.events.users_N[may_N].tolist()
+    ]
     # Events of one append share a time; the later one of them comes first too.
     newest_first = np.argsort(times_N, kind="stable")[::-1]
     seen: set[tuple[int, int]] = set()
@@ -80,3 +103,13 @@ def newest_windows(parts: list[FreshPart], num_windows: int) -> Windows | None:
         (others if users[row] in seen else latest).append(row)
         seen.add(users[row])
     return select(windows, np.array(latest + others)[:num_windows])
+
+
+def held_out_events(
+    part: FreshPart, leave_out: Sequence[LeaveOut]
+) -> tuple[Windows, NDArray[np.int64]]:
+    """Windows that end at fresh events of users who are measured, and a number for each user."""
+    held_N = leave_out[part.shard].held_out(part.events.users_N)
+    users_B = part.events.users_N[held_N].astype(np.int64)
+    # Codes of users are those of their shard.
+    return select(part.events.windows, held_N), users_B * len(leave_out) + part.shard

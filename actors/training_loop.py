@@ -60,15 +60,15 @@ class TrainingLoop:
             if isinstance(action, Restart):
                 learner = self._restart(action)
             elif action is not None and learner is not None:
-                self._learn(learner, action)
-                if self.group.share(partial(self._publish, learner, "round")):
+                fault = self._learn(learner, action)
+                if self.group.share(partial(self._publish, learner, "round", fault)):
                     self._report_to_train()
 
     def _next_action(self, is_first: bool) -> Lesson | Restart | None:
         return self._teacher.next_action(is_first)
 
-    def _publish(self, learner: Learner, reason: str) -> bool:
-        return self._teacher.publish(learner, reason)
+    def _publish(self, learner: Learner, reason: str, fault: str = "") -> bool:
+        return self._teacher.publish(learner, reason, fault)
 
     @property
     def _teacher(self) -> Teacher:
@@ -119,15 +119,32 @@ class TrainingLoop:
             time.monotonic() - started,
         )
 
-    def _learn(self, learner: Learner, lesson: Lesson) -> None:
+    def _learn(self, learner: Learner, lesson: Lesson) -> str:
+        """Take the steps of a lesson; what was wrong with a gradient, if anything.
+
+        Gradients are averaged over the group, so all workers stop at the same step.
+        """
         started = time.monotonic()
         _grow(learner, lesson.growth)
-        losses = [
-            learner.step(self.group.part(batch), lesson.popularity_MV, lesson.touched_V)
-            for batch in lesson.batches
-        ]
+        losses: list[float] = []
+        fault = ""
+        try:
+            for batch in lesson.batches:
+                part = self.group.part(batch)
+                losses.append(
+                    learner.step(
+                        part,
+                        lesson.popularity_MV,
+                        lesson.touched_V,
+                        learning_rate=lesson.learning_rate,
+                    )
+                )
+        except FloatingPointError as error:
+            logger.warning("lesson stopped error=%s", error)
+            fault = str(error)
         if self.teacher is not None:
             self.teacher.learned(losses, time.monotonic() - started)
+        return fault
 
     def _report_to_train(self) -> None:
         """Tell Ray Train where we are. Collective. The real checkpoint is the version itself."""

@@ -18,6 +18,7 @@ from actors.settings import (
 )
 from recommender.settings import (
     BlendSettings,
+    GuardSettings,
     ModelSettings,
     Section,
     TextSettings,
@@ -68,6 +69,8 @@ class Settings(Section):
     """`[training]`"""
     blend: BlendSettings = BlendSettings()
     """`[blend]`"""
+    guard: GuardSettings = GuardSettings()
+    """`[guard]`"""
     serving: ServingSettings = ServingSettings()
     """`[serving]`"""
 

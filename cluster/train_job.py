@@ -66,6 +66,7 @@ def job_settings(settings: Settings) -> TrainingJobSettings:
         model=settings.model,
         training=settings.training,
         blend=settings.blend,
+        guard=settings.guard,
         encoder=settings.text.encoder,
     )
 

@@ -105,12 +105,15 @@ class Recommender(nn.Module):
 
     def forward(self, batch: TrainingBatch) -> Tensor:
         """Loss of a batch. It is `forward` so that DistributedDataParallel can wrap it."""
+        return masked_softmax_loss(*self.queries_and_keys(batch), batch.targets)
+
+    def queries_and_keys(self, batch: TrainingBatch) -> tuple[Tensor, Tensor]:
+        """What is asked at each trained position, [N, K], and what every item answers, [V, K]."""
         items_VH = self.item_matrix()
         hidden_BSH = self._hidden(items_VH, batch.items_BS, batch.feedback_BS, batch.gaps_BS)
         targets = batch.targets
         queries_NK = self._queries(hidden_BSH[targets.rows_N, targets.positions_N])
-        keys_VK = self._keys(items_VH, batch.popularity_MV)
-        return masked_softmax_loss(queries_NK, keys_VK, targets)
+        return queries_NK, self._keys(items_VH, batch.popularity_MV)
 
     def user_vectors(self, windows: Windows) -> Tensor:
         """Hidden state after the last used item of each window, or after BOS; [B, H]."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from recommender.baselines import Baseline, Ease, ItemNeighbours
 from recommender.blend import BLEND, Blend
 from recommender.counters import Counters
 from recommender.datasets import Dataset
+from recommender.drift import Pace
 from recommender.fresh_scoring import (
     LEARNING,
     LiveState,
@@ -27,13 +28,22 @@ from recommender.fresh_scoring import (
     ScoredEvents,
     score_fresh,
 )
+from recommender.guarded_learning import GuardedLearning
+from recommender.hold_out import EVERYTHING, LeaveOut
 from recommender.metrics import Quality, quality_of
 from recommender.model import Recommender
+from recommender.promotion import Decision
 from recommender.ranking import nearest_half_life
 from recommender.replay import ReplayMemory
 from recommender.rounds import round_batches
 from recommender.scorer import Scorer
-from recommender.settings import BlendSettings, ModelSettings, Section, TrainingSettings
+from recommender.settings import (
+    BlendSettings,
+    GuardSettings,
+    ModelSettings,
+    Section,
+    TrainingSettings,
+)
 from recommender.training import Learner
 from recommender.windows import FreshEvents
 
@@ -65,6 +75,8 @@ class EvaluationSettings(Section):
     """Optimiser and replay."""
     blend: BlendSettings = BlendSettings()
     """Fusion and guard."""
+    guard: GuardSettings | None = None
+    """Guards of the training loop, with their held-out users; without it all is learned."""
     round_events: int = Field(default=500, ge=1)
     """Events between two updates of the weights."""
 
@@ -104,6 +116,8 @@ class QualityReport:
         settings: What learned.
         seed: Of weights and sampling.
         exclude_seen: Whether items a user had were left out of the rankings.
+        decisions: What the guard rejected, rolled back or adapted to.
+        probe_changes: By period, how far NDCG@10 on its held-out probes is above its level of then.
     """
 
     dataset: str
@@ -117,6 +131,8 @@ class QualityReport:
     settings: EvaluationSettings
     seed: int
     exclude_seen: bool
+    decisions: tuple[Decision, ...] = ()
+    probe_changes: dict[int, float] = field(default_factory=dict)
 
 
 def evaluate(
@@ -201,6 +217,11 @@ class _Evaluation:
         if _NEED_NET & set(rankings):
             model = Recommender(settings.model, text_VD, seed=seed)
             self._learner = Learner(model, settings.training, seed=seed)
+        self._guarded: GuardedLearning | None = None
+        if self._learner is not None and settings.guard is not None:
+            self._guarded = GuardedLearning(
+                self._learner, settings.guard, settings.model, seed=seed
+            )
         self._frozen: Scorer | None = None
         self._sampling = np.random.default_rng(seed)
         self._scored: list[ScoredEvents] = []
@@ -245,6 +266,8 @@ class _Evaluation:
             settings=self._settings,
             seed=self._seed,
             exclude_seen=self._exclude_seen,
+            decisions=() if self._guarded is None else tuple(self._guarded.decisions),
+            probe_changes={} if self._guarded is None else self._guarded.probe_changes(),
         )
 
     def _ranks(self, name: str) -> NDArray[np.float64]:
@@ -261,24 +284,35 @@ class _Evaluation:
     def _warm_up(self, progress: Callable[[float], None]) -> None:
         for start in range(0, self._num_warm_up, self._settings.round_events):
             stop = min(start + self._settings.round_events, self._num_warm_up)
-            self._live.learn(self._append(start, stop))
+            fresh = self._append(start, stop)
+            self._live.learn(fresh)
+            if self._guarded is not None:
+                self._guarded.remember(fresh)
         if self._learner is None:
             return
         started_s = self._cpu_clock()
         if self._num_warm_up:
+            leave_out = self._leave_out()
             self._learner.warm_up(
-                lambda n, rng: self._memory.sample(n, "uniform", 1.0, rng),
+                lambda n, rng: self._memory.sample(n, "uniform", 1.0, rng, leave_out),
                 self._num_warm_up,
                 self._live.counters.popularity(),
                 self._live.counters.touched(),
                 lambda step, num_steps: progress(step / num_steps),
             )
         self._warm_up_cpu_s = self._cpu_clock() - started_s
+        if self._guarded is not None:
+            self._guarded.publish(self._live.counters.popularity())
         self._frozen = self._scorer()
+
+    def _leave_out(self) -> LeaveOut:
+        return EVERYTHING if self._guarded is None else self._guarded.leave_out()
 
     def _scorer(self) -> Scorer | None:
         if self._learner is None:
             return None
+        if self._guarded is not None:
+            return self._guarded.scorer
         return Scorer.from_state(self._learner.ema_state(), self._settings.model)
 
     def _score(self, fresh: FreshEvents) -> None:
@@ -296,6 +330,8 @@ class _Evaluation:
             others=self._other_rankings(),
         )
         self._scored.append(scored)
+        if self._guarded is not None:
+            self._guarded.observe(fresh, scored)
         self._stream_offsets.append(stream_N[scored.indices_K])
         self._score_cpu_s += self._cpu_clock() - started_s
 
@@ -311,6 +347,8 @@ class _Evaluation:
             others[FROZEN] = lambda request: frozen.net_scores(
                 request.window, counters.popularity()
             )[0]
+        if self._guarded is not None:
+            others |= self._guarded.rankings(counters.popularity)
         return others
 
     def _learn(self, num_fresh: int) -> None:
@@ -321,17 +359,23 @@ class _Evaluation:
         popularity_MV = self._live.counters.popularity()
         touched_V = self._live.counters.touched()
         num_steps = self._learner.online_steps(num_fresh)
+        guarded = self._guarded
+        leave_out = self._leave_out()
+        pace = Pace.of(training) if guarded is None else guarded.pace()
         newest = self._memory.latest_windows(
-            training.fresh_windows * num_steps, self._memory.next_offset - 1 - num_fresh
+            pace.fresh_windows * num_steps, self._memory.next_offset - 1 - num_fresh, leave_out
         )
         older = self._memory.sample(
             training.batch_windows * num_steps - len(newest),
-            "recency",
+            training.replay_strategy,
             training.replay_half_life,
             self._sampling,
+            leave_out,
         )
         for batch in round_batches(newest, older, num_steps, self._sampling):
-            self._learner.step(batch, popularity_MV, touched_V)
+            self._learner.step(batch, popularity_MV, touched_V, learning_rate=pace.learning_rate)
+        if guarded is not None:
+            guarded.publish(popularity_MV)
         self._learn_cpu_s += self._cpu_clock() - started_s
 
 
