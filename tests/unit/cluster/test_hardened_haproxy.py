@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from select import select
 
 import httpx
 import pytest
@@ -187,11 +188,14 @@ def test_one_address_has_a_bounded_number_of_connections(tmp_path: Path) -> None
         ingress(tmp_path, replica_port, patient) as port,
         ExitStack() as greedy,
     ):
-        for _ in range(patient.max_connections_per_address):
+        connections = []
+        for _ in range(patient.max_connections_per_address + 1):
             source = ("127.0.0.9", 0)
-            greedy.enter_context(socket.create_connection(("127.0.0.1", port), 5.0, source))
-        # The kernel has taken them all; HAProxy's threads count them a moment later.
-        assert wait_until(lambda: answer_or_reset(port, "127.0.0.9") == b"", 10.0)
+            connection = socket.create_connection(("127.0.0.1", port), 5.0, source)
+            connections.append(greedy.enter_context(connection))
+        # The one too many is closed once HAProxy's threads have counted the others.
+        assert wait_until(lambda: len(select(connections, [], [], 0.0)[0]) == 1, 10.0)
+        assert answer_or_reset(port, "127.0.0.9") == b""
         assert answer_or_reset(port, "127.0.0.1").startswith(b"HTTP/1.1 200 ")
 
 
