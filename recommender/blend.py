@@ -25,6 +25,7 @@ _SHARED = -1
 _GUARD_K = 10
 _ADAM_BETAS = (0.9, 0.999)
 _ADAM_EPSILON = 1e-8
+_SMALLEST_STEP_SHARE = 0.1
 
 
 @dataclass(frozen=True)
@@ -229,7 +230,12 @@ class Blend:
         self._square_RC[:] = second * self._square_RC + (1 - second) * gradient_RC**2
         mean_RC = self._mean_RC / (1 - first**self._num_steps)
         square_RC = self._square_RC / (1 - second**self._num_steps)
-        self._raw_RC -= self.settings.learning_rate * mean_RC / (np.sqrt(square_RC) + _ADAM_EPSILON)
+        self._raw_RC -= self._step_size() * mean_RC / (np.sqrt(square_RC) + _ADAM_EPSILON)
+
+    def _step_size(self) -> float:
+        """Large while everything is to be learned, small once there is only noise to follow."""
+        share = 1.0 / (1.0 + self._num_observed / self.settings.settle_events)
+        return self.settings.learning_rate * max(_SMALLEST_STEP_SHARE, share)
 
 
 def bucket_of(history_length: int) -> int:

@@ -128,7 +128,9 @@ class BlendSettings(Section):
     """How the rankings are fused, and the guard that keeps a bad component out."""
 
     learning_rate: float = Field(default=0.05, gt=0.0)
-    """Adam step size of the blend weights."""
+    """Adam step size of the blend weights at the start."""
+    settle_events: float = Field(default=1_000.0, gt=0.0)
+    """Scored events after which the step size has halved; it goes on falling, to a tenth."""
     events_per_step: int = Field(default=5, ge=1)
     """Scored events for one step."""
     top: int = Field(default=20, ge=1)

@@ -72,7 +72,8 @@ def test_the_component_that_foresees_gains_weight_and_in_its_bucket_most() -> No
 
 
 def test_the_first_step_comes_after_the_set_number_of_events_and_is_the_learning_rate() -> None:
-    blend = Blend(BlendSettings(learning_rate=0.1, events_per_step=20), ("net", "content"))
+    settings = BlendSettings(learning_rate=0.1, events_per_step=20, settle_events=1e9)
+    blend = Blend(settings, ("net", "content"))
     start = blend.state()["raw"].copy()
     teach(blend, 19, good="net", bad="content")
     np.testing.assert_array_equal(blend.state()["raw"], start)
@@ -82,6 +83,20 @@ def test_the_first_step_comes_after_the_set_number_of_events_and_is_the_learning
     np.testing.assert_allclose(moved[3], [0.1, -0.1], rtol=1e-5)
     np.testing.assert_allclose(moved[-1], [0.1, -0.1], rtol=1e-5)  # what all buckets share
     assert not moved[:3].any()
+
+
+def test_steps_get_smaller_down_to_a_tenth() -> None:
+    settings = BlendSettings(learning_rate=0.1, events_per_step=10, settle_events=10)
+    blend = Blend(settings, ("net", "content"))
+    sizes = []
+    for _ in range(30):
+        before = blend.state()["raw"].astype(np.float64)
+        teach(blend, 10, good="net", bad="content")
+        sizes.append(np.abs(blend.state()["raw"].astype(np.float64) - before).max())
+    assert sizes[0] == pytest.approx(0.05, rel=1e-5)  # half after ten events
+    assert sizes[1] < 0.7 * sizes[0]
+    # The same events again and again: Adam steps by about the step size.
+    assert 0.005 < sizes[-1] < 0.012
 
 
 def test_the_gradient_is_that_of_the_cross_entropy_over_the_union() -> None:
