@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -54,3 +55,15 @@ def style(panel: Any, title: str, x_label: str, grid_axis: str = "y") -> None:
     panel.set_axisbelow(True)
     for side in ("top", "right"):
         panel.spines[side].set_visible(False)
+
+
+def spread(values: Sequence[float], gap: float) -> list[float]:
+    """Positions near the values, in their order, no two nearer than `gap`."""
+    order = sorted(range(len(values)), key=lambda index: values[index])
+    positions = list(values)
+    for lower, upper in pairwise(order):
+        positions[upper] = max(positions[upper], positions[lower] + gap)
+    if order:  # all were pushed up: back by half of the largest push
+        shift = max(positions[index] - values[index] for index in order) / 2
+        positions = [position - shift for position in positions]
+    return positions

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cluster.picture_style import colour_of, lighter, series, style
+from cluster.picture_style import colour_of, lighter, series, spread, style
 
 _IN_GROUPS = ("popularity", "rules", "frozen", "learning", "blend")
 
@@ -65,11 +65,17 @@ def draw_slices(panel: Any, slices: Mapping[str, Any], names: Sequence[str]) -> 
 
 def draw_lists(panel: Any, lists: Mapping[str, Any], quality: Mapping[str, Any]) -> None:
     """Each ranking as a point: right is more of the catalogue, up is better."""
-    for name, figures in lists.items():
-        x, y = figures["coverage"], quality[name].get("ndcg_at_10") or 0.0
-        panel.plot(x, y, "o", markersize=9, color=colour_of(name))
+    heights = [quality[name].get("ndcg_at_10") or 0.0 for name in lists]
+    labels = spread(heights, gap=0.05 * max(heights, default=1.0))
+    for (name, figures), y, label_y in zip(lists.items(), heights, labels, strict=True):
+        panel.plot(figures["coverage"], y, "o", markersize=9, color=colour_of(name))
         panel.annotate(
-            name, (x, y), xytext=(8, 0), textcoords="offset points", va="center", fontsize=11
+            name,
+            (figures["coverage"], label_y),
+            xytext=(8, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=11,
         )
     panel.set_ylim(bottom=0.0)
     panel.margins(x=0.2)

@@ -9,14 +9,13 @@ be missing. Without a timeline the picture shows quality only.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cluster.picture_style import COLOURS, GREY, Series, colour_of, series, style
+from cluster.picture_style import COLOURS, GREY, Series, colour_of, series, spread, style
 from cluster.quality_panels import (
     draw_lists,
     draw_means,
@@ -64,18 +63,6 @@ def draw_report(report: Report, path: Path) -> None:
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     figure.savefig(part, format="png")
     part.replace(path)
-
-
-def spread(values: Sequence[float], gap: float) -> list[float]:
-    """Positions near the values, in their order, no two nearer than `gap`."""
-    order = sorted(range(len(values)), key=lambda index: values[index])
-    positions = list(values)
-    for lower, upper in pairwise(order):
-        positions[upper] = max(positions[upper], positions[lower] + gap)
-    if order:  # all were pushed up: back by half of the largest push
-        shift = max(positions[index] - values[index] for index in order) / 2
-        positions = [position - shift for position in positions]
-    return positions
 
 
 def _drift_s(timeline: Mapping[str, Any], drift_at: int | None) -> float | None:

@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
+from cluster.picture_style import spread
 from cluster.report import (
     count_errors,
     draw_report,
@@ -17,7 +18,6 @@ from cluster.report import (
     summary_table,
     write_report,
 )
-from cluster.report_picture import spread
 
 
 def _quality(ndcg: float) -> dict[str, Any]:
