@@ -32,6 +32,7 @@ from actors.settings import BufferSettings, StorageSettings
 from actors.shard_memory import RecentIds, ShardMemory
 from actors.storage_folder import StorageFolder
 from recommender.events import Event
+from recommender.hold_out import EVERYTHING, LeaveOut
 from recommender.replay import ReplayMemory, Strategy
 from recommender.windows import FreshEvents, Windows
 
@@ -172,12 +173,18 @@ class EventBuffer:
         return (await self._opening.ready()).memory.items.after(num_known)
 
     async def sample(
-        self, n: int, strategy: Strategy, half_life: float, seed: int
+        self,
+        n: int,
+        strategy: Strategy,
+        half_life: float,
+        seed: int,
+        leave_out: LeaveOut = EVERYTHING,
     ) -> tuple[str, int, Windows]:
         """The boot id, how many events the shard has, and windows that end at `n` sampled ones."""
         replay = (await self._opening.ready()).memory.replay
         rng = np.random.default_rng([seed, self._shard_number])
-        return self.boot_id, replay.num_events, replay.sample(n, strategy, half_life, rng)
+        windows = replay.sample(n, strategy, half_life, rng, leave_out)
+        return self.boot_id, replay.num_events, windows
 
     async def latest_windows(self, n: int, after_offset: int) -> Windows:
         """Windows that end at the newest events, see `ReplayMemory.latest_windows`."""

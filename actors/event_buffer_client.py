@@ -20,6 +20,7 @@ from actors.messages import (
 )
 from actors.naming import event_buffer_name, find_actor
 from recommender.events import Event
+from recommender.hold_out import EVERYTHING, LeaveOut
 from recommender.replay import Strategy
 from recommender.windows import FreshEvents, Windows
 
@@ -116,18 +117,25 @@ class EventBufferClient:
         return answer
 
     async def sample(
-        self, n: int, strategy: Strategy, half_life: float, seed: int
+        self,
+        n: int,
+        strategy: Strategy,
+        half_life: float,
+        seed: int,
+        leave_out: Sequence[LeaveOut] | None = None,
     ) -> list[tuple[int, str, Windows]]:
         """`n` sampled windows as (shard, boot id, windows), shards in proportion to their events.
 
         The proportions are those of the last answers; the first time all shards count the same.
+        `leave_out` has one for each shard; nothing is left out without it.
         """
         shares = np.array(self._num_events) / sum(self._num_events)
         sizes = np.random.default_rng(seed).multinomial(n, shares).tolist()
+        rules = leave_out or [EVERYTHING] * len(sizes)
         answers = await asyncio.gather(
             *(
-                self._ask(shard, "sample", size, strategy, half_life, seed, retry=True)
-                for shard, size in enumerate(sizes)
+                self._ask(shard, "sample", size, strategy, half_life, seed, rule, retry=True)
+                for shard, (size, rule) in enumerate(zip(sizes, rules, strict=True))
             )
         )
         self._num_events = [num_events + 1 for _, num_events, _ in answers]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 
 from actors.settings import BufferSettings, LoopSettings
 from actors.stream_feed import CatalogGrowth, FreshPart
+from recommender.hold_out import EVERYTHING, LeaveOut
 from recommender.settings import (
     BlendSettings,
     FilterSettings,
+    GuardSettings,
     ModelSettings,
     Section,
     TextSettings,
@@ -39,6 +41,8 @@ class TrainingJobSettings(Section):
     """`[blend]`"""
     filters: FilterSettings = FilterSettings()
     """`[filters]`"""
+    guard: GuardSettings = GuardSettings()
+    """`[guard]`"""
     text: TextSettings = TextSettings()
     """`[text]`; the encoder is written into every manifest."""
     text_tuning: TextTuningSettings = TextTuningSettings()
@@ -57,10 +61,11 @@ class Restart:
 
 @dataclass(frozen=True)
 class Lesson:
-    """Steps to take: one batch of windows each, and the counters they see."""
+    """Steps to take: one batch of windows each, their size, and the counters they see."""
 
     growth: CatalogGrowth
     batches: list[Windows]
+    learning_rate: float
     popularity_MV: NDArray[np.float32]
     touched_V: NDArray[np.bool_]
     begin_from: Mapping[str, NDArray[Any]] | None = None
@@ -79,14 +84,28 @@ class RoundReport:
     metrics: dict[str, float] = field(default_factory=dict)
 
 
-def newest_windows(parts: list[FreshPart], num_windows: int) -> Windows | None:
-    """Windows that end at fresh events: each user's latest first, then the others, newest first."""
-    parts = [part for part in parts if len(part.events)]
-    if not parts:
+def newest_windows(
+    parts: list[FreshPart], num_windows: int, leave_out: Sequence[LeaveOut] | None = None
+) -> Windows | None:
+    """Windows that end at fresh events: each user's latest first, then the others, newest first.
+
+    `leave_out` says for each shard which events they may not end at; all may without it.
+    """
+    rules = [leave_out[part.shard] if leave_out else EVERYTHING for part in parts]
+    learned = [
+        (part, rule.may_learn(part.events.users_N, part.events.offsets_N))
+        for part, rule in zip(parts, rules, strict=True)
+    ]
+    learned = [(part, may_N) for part, may_N in learned if may_N.any()]
+    if not learned:
         return None
-    windows = concatenate([part.events.windows for part in parts])
-    times_N = np.concatenate([part.events.acknowledged_ms_N for part in parts])
-    users = [(part.shard, user) for part in parts for user in part.events.users_N.tolist()]
+    windows = concatenate([select(part.events.windows, may_N) for part, may_N in learned])
+    times_N = np.concatenate([part.events.acknowledged_ms_N[may_N] for part, may_N in learned])
+    users = [
+        (part.shard, user)
+        for part, may_N in learned
+        for user in part.events.users_N[may_N].tolist()
+    ]
     # Events of one append share a time; the later one of them comes first too.
     newest_first = np.argsort(times_N, kind="stable")[::-1]
     seen: set[tuple[int, int]] = set()
@@ -96,3 +115,13 @@ def newest_windows(parts: list[FreshPart], num_windows: int) -> Windows | None:
         (others if users[row] in seen else latest).append(row)
         seen.add(users[row])
     return select(windows, np.array(latest + others)[:num_windows])
+
+
+def held_out_events(
+    part: FreshPart, leave_out: Sequence[LeaveOut]
+) -> tuple[Windows, NDArray[np.int64]]:
+    """Windows that end at fresh events of users who are measured, and a number for each user."""
+    held_N = leave_out[part.shard].held_out(part.events.users_N)
+    users_B = part.events.users_N[held_N].astype(np.int64)
+    # Codes of users are those of their shard.
+    return select(part.events.windows, held_N), users_B * len(leave_out) + part.shard

@@ -157,7 +157,11 @@ class CounterSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What a version is and where it came from. Stored as JSON beside the weights."""
+    """What a version is and where it came from. Stored as JSON beside the weights.
+
+    `quarantined` are spans (shard, first offset, last offset) inside `trained_through` that this
+    version did not learn and none after it will.
+    """
 
     version: int
     parent: int
@@ -170,6 +174,7 @@ class Manifest:
     metrics: Mapping[str, float] = field(default_factory=dict)
     checksums: Mapping[str, str] = field(default_factory=dict)
     encoder: str = ""
+    quarantined: tuple[tuple[int, int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

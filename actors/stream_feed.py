@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import compress
 from typing import Any, TypeVar
@@ -22,6 +22,7 @@ from actors.item_rows import CatalogRows, ItemRows
 from actors.messages import ShardUnavailable, Watermark
 from recommender.counters import Counters, previous_items
 from recommender.fresh_filters import Recent, keep, known_events, screen, without_repeats
+from recommender.hold_out import LeaveOut
 from recommender.replay import Strategy
 from recommender.settings import NO_FILTERS, FilterSettings
 from recommender.windows import (
@@ -167,9 +168,13 @@ class StreamFeed:
         strategy: Strategy,
         half_life: float,
         seed: int,
+        leave_out: Sequence[LeaveOut] | None = None,
     ) -> Windows | None:
-        """Windows sampled from the shards' replay memories, or None if there are none yet."""
-        return self.run(self._replay(num_windows, strategy, half_life, seed))
+        """Windows sampled from the shards' replay memories, or None if there are none yet.
+
+        `leave_out` says for each shard what they may not end at.
+        """
+        return self.run(self._replay(num_windows, strategy, half_life, seed, leave_out))
 
     async def _read(self, through: Watermark | None) -> int:
         """Read once from every shard, no further than `through`; returns events read."""
@@ -212,10 +217,15 @@ class StreamFeed:
         return len(fresh)
 
     async def _replay(
-        self, num_windows: int, strategy: Strategy, half_life: float, seed: int
+        self,
+        num_windows: int,
+        strategy: Strategy,
+        half_life: float,
+        seed: int,
+        leave_out: Sequence[LeaveOut] | None,
     ) -> Windows | None:
         parts = []
-        sampled = await self._buffer.sample(num_windows, strategy, half_life, seed)
+        sampled = await self._buffer.sample(num_windows, strategy, half_life, seed, leave_out)
         for shard, boot_id, windows in sampled:
             rows = await self._item_rows.rows(shard, boot_id, windows.items_BT)
             known = without_unknown(windows.with_items(rows))

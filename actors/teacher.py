@@ -8,31 +8,31 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from actors.examiner import Examiner
 from actors.lessons import (
     Lesson,
     Restart,
     RoundReport,
     TrainingJobSettings,
+    held_out_events,
     newest_windows,
 )
-from actors.messages import Head, Manifest
+from actors.lineage import Lineage
+from actors.messages import Head, Manifest, UnknownVersion, VersionRefused
 from actors.parameter_store_client import ParameterStoreClient
 from actors.stream_feed import CatalogGrowth, FreshPart, StreamFeed
 from actors.telemetry import TrainingMetrics
 from actors.text_lane import TextLane
 from recommender.blend import Blend
 from recommender.counters import Counters
-from recommender.fresh_scoring import LiveState, score_fresh
-from recommender.metrics import ndcg_at_k
-from recommender.promotion import Decision, Verdict, find_non_finite, judge, memory_ndcg
-from recommender.ranking import BLEND_HALF_LIFE, nearest_half_life
+from recommender.probes import MemoryProbes
+from recommender.promotion import Decision, Verdict
 from recommender.replay import Strategy
 from recommender.rounds import round_batches
 from recommender.scorer import Scorer
@@ -42,20 +42,19 @@ from recommender.windows import Windows, select
 
 logger = logging.getLogger(__name__)
 
-_NUM_PROBES = 128
-_PROBE_ROUNDS = 20
+_PROBES = "probes."
+_PINS = ("trusted_version", "candidate_version")
 _REPORT_ROUNDS = 50
-_METRIC_ROUNDS = 50
 _WARMUP_PREFETCH_STEPS = 32
 _POLL_S = 0.2
 _IDLE_S = 5.0
 
 
 class Teacher:
-    """What only the first worker does: read the stream, score, judge, publish.
+    """What only the first worker does: read the stream, score, judge, publish, roll back.
 
-    A rejected candidate is stored but not served, and the next action starts again from the head;
-    its events count as handed out, so they are not tried for ever.
+    A rejected candidate is stored but not served, and the next action starts again from the head.
+    What it learned, and what a version learned that was rolled back, is in quarantine (`Lineage`).
     """
 
     def __init__(self, settings: TrainingJobSettings) -> None:
@@ -65,16 +64,25 @@ class Teacher:
         self.store = ParameterStoreClient.connect(timeout_s=60.0)
         self.metrics = TrainingMetrics()
         self.texts = TextLane.of(settings)
-        self.blend = Blend(settings.blend)
-        self._half_life = nearest_half_life(settings.model.half_lives, BLEND_HALF_LIFE)
         self._random = np.random.default_rng(settings.seed)
-        self._version = 0  # the one that training stands on; 0 also after a rejection
-        self._num_rejected = 0
+        self.examiner = Examiner(
+            settings.blend,
+            settings.loop.scored_per_round,
+            self._random,
+            settings.buffer.num_shards,
+        )
+        self.lineage = Lineage(
+            settings.guard,
+            settings.model,
+            num_shards=settings.buffer.num_shards,
+            seed=settings.seed,
+        )
+        self._memory = MemoryProbes(lambda n: self._replay(n, "uniform"))
+        self._pinned: set[int] = set()
+        self._decisions: list[Decision] = []  # since the last version; the next one tells them
+        self._counts = {f"num_{name}": 0.0 for name in ("rejected", "rolled_back", "adapted")}
         self._num_items = 0
-        self._scorer: Scorer | None = None
-        self._probes: Windows | None = None
         self._report = RoundReport()
-        self._recent: deque[Mapping[str, float]] = deque(maxlen=_METRIC_ROUNDS)
         self._num_rounds = 0
         self._samples = 0
 
@@ -94,7 +102,7 @@ class Teacher:
         if self.feed.wait(
             enough=loop.round_events, interval_s=loop.round_interval_s, timeout_s=_IDLE_S
         ):
-            return self._lesson(self.feed.take())
+            return self._act(self.feed.take())
         return None
 
     def warmup_state(self) -> tuple[int, NDArray[np.float32], NDArray[np.bool_]]:
@@ -122,23 +130,37 @@ class Teacher:
         self._report.loss = float(np.mean(losses)) if losses else float("nan")
         self._report.seconds["train"] = seconds
 
-    def publish(self, learner: Learner, reason: str = "round") -> bool:
-        """Judge the candidate and store it; returns whether Ray Train should be told."""
+    def publish(self, learner: Learner, reason: str = "round", fault: str = "") -> bool:
+        """Judge the candidate and store it; returns whether Ray Train should be told.
+
+        Args:
+            learner: Holds the candidate.
+            reason: What made it.
+            fault: Why its steps failed, if they did.
+        """
         started = time.monotonic()
         state = learner.ema_state()
-        if (name := find_non_finite(state)) is not None:
-            raise FloatingPointError(f"{name} of the candidate holds a value that is not finite")
         scorer = Scorer.from_state(state, self.settings.model)
-        decision = self._judge(state, scorer)
-        is_promoted = decision.verdict is Verdict.PROMOTE
-        self._num_rejected += not is_promoted
-        version = self._store(learner, state, decision, reason)
+        popularity_MV = self.feed.counters.popularity()
+        if fault:
+            decision = Decision(Verdict.REJECT, fault)
+        else:
+            decision = self.lineage.judge(state, scorer, popularity_MV, self._memory)
+        if decision.verdict is Verdict.REJECT and self.lineage.head == 0:
+            raise FloatingPointError(f"the first version cannot be served: {decision.reason}")
+        if decision.verdict is Verdict.PROMOTE:
+            version = self._store(learner, state, decision, reason)
+            self.lineage.promoted(version, state, scorer)
+            self.lineage.guard.probes.close_period(scorer, popularity_MV)
+            self._pin()
+        else:
+            version = self._reject(learner, state, decision, reason)
         self._report.seconds["publish"] = time.monotonic() - started
-        self.metrics.observe_round(self._report, is_promoted)
+        self.metrics.observe_round(self._report, decision)
         logger.info(
-            "version=%d promoted=%s fresh=%d left_out=%d steps=%d loss=%.4f reason=%s %s",
+            "version=%d verdict=%s fresh=%d left_out=%d steps=%d loss=%.4f reason=%s %s",
             version,
-            is_promoted,
+            decision.verdict.value,
             self._report.num_fresh,
             self._report.left_out.total(),
             self._report.num_steps,
@@ -146,16 +168,16 @@ class Teacher:
             decision.reason,
             " ".join(f"{k}_s={v:.2f}" for k, v in self._report.seconds.items()),
         )
-        if is_promoted:
-            self._version, self._scorer = version, scorer
-        else:
-            self._version = 0  # the head is not ours now: the next action starts again from it
         self._num_rounds += 1
         return self._num_rounds % _REPORT_ROUNDS == 0
 
     def checkpoint_metrics(self) -> dict[str, float]:
         """What Ray Train's own records show."""
-        return {"version": self._version, "loss": self._report.loss, **self._progressive_metrics()}
+        return {
+            "version": self.lineage.version,
+            "loss": self._report.loss,
+            **self.examiner.metrics(),
+        }
 
     def _first_restart(self) -> Restart | None:
         if self.feed.num_events() < self.settings.loop.warmup_events:
@@ -170,90 +192,123 @@ class Teacher:
         return Restart(None, growth)
 
     def _is_foreign(self, head: Head) -> bool:
-        return head.manifest.version != self._version
+        return head.manifest.version != self.lineage.version
 
     def _restart_at(self, head: Head) -> Restart:
+        """Go on with a head's weights, after all events that were learned or tried since."""
         manifest = head.manifest
         state = self.feed.run(self.store.read_trainer(manifest.version))
         payload = self.feed.run(self.store.read(manifest.version))
-        is_after_rejection = self._version == 0 and self._num_rounds > 0
-        if not is_after_rejection:
-            self.feed.rewind(manifest.trained_through)
-            self.blend = Blend.from_state(_under(payload, "blend."), self.settings.blend)
-            self._num_rejected = int(manifest.metrics.get("num_rejected", 0))
-        self._scorer = Scorer.from_state(_under(payload, "model."), self.settings.model)
-        self._version = manifest.version
+        if self.lineage.head == 0:
+            self._counts |= {name: manifest.metrics.get(name, 0.0) for name in self._counts}
+            self._pinned = {int(manifest.metrics[k]) for k in _PINS if k in manifest.metrics}
+            if self.settings.guard.hold_out_every:  # else their users are learned from now on
+                self.lineage.guard.probes.load_state(_under(state, _PROBES))
+        if self.lineage.head != manifest.version:
+            self.examiner.blend = Blend.from_state(_under(payload, "blend."), self.settings.blend)
+        through = self.lineage.begin(
+            head,
+            _under(payload, "model."),
+            stored=self.feed.run(self.store.list_versions()),
+            taken=tuple(self.feed.watermark),
+        )
+        if through != tuple(self.feed.watermark):
+            self.feed.rewind(through)
+        self._pin()
         self._num_items = manifest.num_items
         self.feed.known_items(manifest.num_items)
         self.texts.restart(state)
         return Restart(state, self._growth())
 
-    def _lesson(self, parts: list[FreshPart]) -> Lesson:
+    def _act(self, parts: list[FreshPart]) -> Lesson | Restart:
+        """Predict the fresh events; go back if that shows harm, else learn them."""
         started = time.monotonic()
-        training = self.settings.training
-        num_fresh = sum(len(part.events) for part in parts)
-        self._report = RoundReport(num_fresh=num_fresh)
+        self._report = RoundReport(num_fresh=sum(len(part.events) for part in parts))
         for part in parts:
             self._report.left_out.update(part.left_out)
-        num_steps = max(1, -(-training.steps_per_500_events * num_fresh // 500))
-        newest = newest_windows(parts, training.fresh_windows * num_steps)
-        num_older = training.batch_windows * num_steps - (0 if newest is None else len(newest))
-        older = self._replay(num_older, "recency")
         growth = self._growth()
-        self._score(parts)
+        self.texts.compare(self.lineage.scorer, parts, self.feed.counters.popularity())
+        decision = self.examiner.examine(parts, self.feed.counters, self.lineage, self._num_items)
+        self._add_probes(parts)
         self._report.seconds["score"] = time.monotonic() - started
-        batches = round_batches(newest, older, num_steps, self._random)
+        if decision.verdict is Verdict.ADAPT:
+            self._note(decision, "num_adapted")
+        if decision.verdict is Verdict.ROLL_BACK:
+            return self._restart_at(self._roll_back(decision))
+        return self._lesson(parts, growth)
+
+    def _lesson(self, parts: list[FreshPart], growth: CatalogGrowth) -> Lesson:
+        training, num_fresh = self.settings.training, self._report.num_fresh
+        urgency = self.lineage.guard.urgency
+        pace = urgency.pace(training)
+        urgency.passed(num_fresh)
+        num_steps = max(1, -(-training.steps_per_500_events * num_fresh // 500))
+        newest = newest_windows(parts, pace.fresh_windows * num_steps, self.lineage.leave_out())
+        num_older = training.batch_windows * num_steps - (0 if newest is None else len(newest))
+        older = self._replay(num_older, training.replay_strategy)
         return Lesson(
             growth,
-            batches,
+            round_batches(newest, older, num_steps, self._random),
+            pace.learning_rate,
             self.feed.counters.popularity(),
             self.feed.counters.touched(),
             begin_from=self.texts.lost_to(),
         )
 
-    def _score(self, parts: list[FreshPart]) -> None:
-        """Progressive validation: predict some fresh events before anything learns them.
-
-        The counters count all of them on the way.
-        """
-        self.texts.compare(self._scorer, parts, self.feed.counters.popularity())
-        num_fresh = sum(len(part.events) for part in parts)
-        share = min(1.0, self.settings.loop.scored_per_round / max(1, num_fresh))
-        ndcg: dict[str, list[float]] = {}
-        for part in parts:
-            scored = score_fresh(
-                part.events,
-                self._random.random(len(part.events)) < share,
-                LiveState(self.feed.counters),
-                scorer=self._scorer,
-                blend=self.blend,
-                half_life_index=self._half_life,
-                num_items=self._num_items,
+    def _growth(self) -> CatalogGrowth:
+        """What the catalogue gained; the versions at hand rank it from now on, as replicas do."""
+        growth = self.texts.take(self.feed.catalog_growth())
+        if not growth.is_empty:
+            rows = np.arange(self._num_items, self._num_items + len(growth.new_VD))
+            self.lineage.grow(
+                np.concatenate([growth.changed_rows, rows]),
+                np.concatenate([growth.changed_VD, growth.new_VD]),
             )
-            for name, ranks_K in scored.ranks.items():
-                ndcg.setdefault(name, []).extend(ndcg_at_k(ranks_K, 10).tolist())
-        self._recent.append(
-            {f"{name}_ndcg_at_10": float(np.mean(v)) for name, v in ndcg.items() if v}
-        )
+        self._num_items += len(growth.new_VD)
+        return growth
 
-    def _progressive_metrics(self) -> dict[str, float]:
-        names = {name for metrics in self._recent for name in metrics}
-        return {
-            f"progressive_{name}": float(np.mean([m[name] for m in self._recent if name in m]))
-            for name in sorted(names)
-        }
+    def _roll_back(self, decision: Decision) -> Head:
+        """Serve the trusted version again; the store keeps it, because it is pinned."""
+        trusted = self.lineage.guard.trusted
+        if trusted is None:
+            raise RuntimeError(f"nothing to roll back to: {decision.reason}")
+        self._note(decision, "num_rolled_back")
+        logger.warning("rolled back to version=%d reason=%s", trusted, decision.reason)
+        return self.feed.run(self.store.promote(trusted, f"rolled back: {decision.reason}"))
 
-    def _judge(self, state: Mapping[str, NDArray[Any]], scorer: Scorer) -> Decision:
-        if self._probes is None or self._num_rounds % _PROBE_ROUNDS == 0:
-            probes = self._replay(_NUM_PROBES, "uniform")
-            self._probes = None if probes is None else select(probes, probes.lengths_B > 1)
-        if self._probes is None or self._scorer is None:
-            return Decision(Verdict.PROMOTE, "no memory to compare on yet")
-        popularity_MV = self.feed.counters.popularity()
-        return judge(
-            memory_ndcg(scorer, self._probes, popularity_MV),
-            memory_ndcg(self._scorer, self._probes, popularity_MV),
-        )
+    def _reject(
+        self,
+        learner: Learner,
+        state: Mapping[str, NDArray[Any]],
+        decision: Decision,
+        reason: str,
+    ) -> int:
+        """Keep a rejected candidate for whoever looks into it; 0 if it cannot be stored."""
+        self._note(decision, "num_rejected")
+        logger.warning("candidate rejected reason=%s", decision.reason)
+        self.lineage.rejected()
+        try:
+            return self._store(learner, state, decision, reason)
+        except VersionRefused as error:
+            logger.warning("rejected candidate not stored error=%s", error)
+            return 0
+
+    def _note(self, decision: Decision, count: str) -> None:
+        self._decisions.append(decision)
+        self._counts[count] += 1
+        self.metrics.observe_decision(decision)
+
+    def _pin(self) -> None:
+        """Let the store keep the versions that the guard may go back to, and no longer others."""
+        kept = self.lineage.kept
+        for version in kept - self._pinned:
+            self.feed.run(self.store.pin(version))
+        for version in self._pinned - kept:
+            try:
+                self.feed.run(self.store.unpin(version))
+            except UnknownVersion:
+                logger.warning("version=%d was gone before it was unpinned", version)
+        self._pinned = kept
 
     def _store(
         self,
@@ -262,59 +317,65 @@ class Teacher:
         decision: Decision,
         reason: str,
     ) -> int:
-        """Store a candidate; returns its number."""
+        """Store a candidate, and with it the decisions since the last one; returns its number."""
+        told = [
+            f"{earlier.verdict.value} before: {earlier.reason}"
+            for earlier in self._decisions
+            if earlier is not decision
+        ]
         manifest = Manifest(
             version=0,  # the store gives the number
-            parent=self._version,
+            parent=self.lineage.head,
             created_ms=time.time_ns() // 1_000_000,
             trained_through=tuple(self.feed.watermark),
             num_items=learner.model.num_items,
             step=learner.step_count,
-            reason=f"{reason}: {decision.reason}",
+            reason="; ".join([f"{reason}: {decision.reason}", *told]),
             settings=self.settings.model_dump(
                 mode="json", include={"model", "training", "text_tuning"}
             ),
             metrics={
+                **{k: v for earlier in self._decisions for k, v in earlier.metrics.items()},
                 **decision.metrics,
-                **self._progressive_metrics(),
+                **self.examiner.metrics(),
                 **self.texts.metrics(),
-                "num_rejected": self._num_rejected,
+                **self._counts,
+                **dict(zip(_PINS, sorted(self._pinned), strict=False)),
             },
             encoder=self.settings.text.encoder,
+            quarantined=self.lineage.quarantine.spans(),
         )
         payload = {f"model.{name}": value for name, value in state.items()}
-        payload |= {f"blend.{name}": value for name, value in self.blend.state().items()}
+        payload |= {f"blend.{name}": value for name, value in self.examiner.blend.state().items()}
         promote = decision.verdict is Verdict.PROMOTE
-        stored = self.feed.run(
-            self.store.publish(
-                manifest, payload, learner.state() | self.texts.state(), promote=promote
-            )
-        )
+        probes = self.lineage.guard.probes.state()
+        trainer = learner.state() | self.texts.state()
+        trainer |= {f"{_PROBES}{name}": value for name, value in probes.items()}
+        stored = self.feed.run(self.store.publish(manifest, payload, trainer, promote=promote))
+        self._decisions.clear()
         return stored.manifest.version
-
-    def _growth(self) -> CatalogGrowth:
-        """What the catalogue gained; what predicts here ranks it from now on, as a replica does."""
-        growth = self.texts.take(self.feed.catalog_growth())
-        self._num_items += len(growth.new_VD)
-        if self._scorer is not None and not growth.is_empty:
-            first = self._scorer.num_items
-            rows = np.arange(first, first + len(growth.new_VD))
-            self._scorer = self._scorer.with_items(
-                np.concatenate([growth.changed_rows, rows]),
-                np.concatenate([growth.changed_VD, growth.new_VD]),
-            )
-        return growth
 
     def _read_to_the_end(self) -> None:
         while self.feed.wait(enough=1, interval_s=0.0, timeout_s=0.0):
-            for part in self.feed.take():
+            parts = self.feed.take()
+            for part in parts:
                 self.feed.count(part.events)
+            self._add_probes(parts)
+
+    def _add_probes(self, parts: list[FreshPart]) -> None:
+        leave_out = self.lineage.leave_out()
+        for part in parts:
+            self.lineage.guard.probes.add(len(part.events), *held_out_events(part, leave_out))
 
     def _replay(self, num_windows: int, strategy: Strategy) -> Windows | None:
         self._samples += 1
         seed = hash((self.settings.seed, self._samples)) & 0x7FFF_FFFF
         return self.feed.replay(
-            num_windows, strategy, self.settings.training.replay_half_life, seed
+            num_windows,
+            strategy,
+            self.settings.training.replay_half_life,
+            seed,
+            self.lineage.leave_out(),
         )
 
 

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from ray.util.metrics import Counter, Gauge, Histogram
 
+from recommender.promotion import Decision, Verdict
+
 if TYPE_CHECKING:
     from actors.lessons import RoundReport
 
@@ -26,6 +28,15 @@ class TrainingMetrics:
         self._versions = Counter(
             "rheos_training_versions", "Versions stored.", tag_keys=("verdict",)
         )
+        self._decisions = Counter(
+            "rheos_training_decisions",
+            "Candidates rejected, heads rolled back, drifts adapted to.",
+            tag_keys=("verdict",),
+        )
+        self._probe_change = Gauge(
+            "rheos_training_probe_change",
+            "Mean change of NDCG@10 on held-out probes since their periods; below 0 is forgetting.",
+        )
         self._loss = Gauge("rheos_training_loss", "Mean loss of the last round.")
         self._seconds = Histogram(
             "rheos_training_phase_s",
@@ -34,9 +45,16 @@ class TrainingMetrics:
             tag_keys=("phase",),
         )
 
-    def observe_round(self, report: RoundReport, is_promoted: bool) -> None:
-        """Count one round."""
+    def observe_decision(self, decision: Decision) -> None:
+        """Count a decision that changed the course."""
+        self._decisions.inc(tags={"verdict": decision.verdict.value})
+
+    def observe_round(self, report: RoundReport, decision: Decision) -> None:
+        """Count one round and what was decided about its candidate."""
+        is_promoted = decision.verdict is Verdict.PROMOTE
         self._versions.inc(tags={"verdict": "promoted" if is_promoted else "rejected"})
+        if (change := decision.metrics.get("probe_change")) is not None:
+            self._probe_change.set(change)
         if report.num_fresh:
             self._events.inc(report.num_fresh)
         for reason, number in report.left_out.items():

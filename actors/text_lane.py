@@ -79,11 +79,16 @@ class TextLane:
             self._tuner.begin(learner)
 
     def step_reference(
-        self, batch: Windows, popularity_MV: NDArray[np.float32], touched_V: NDArray[np.bool_]
+        self,
+        batch: Windows,
+        popularity_MV: NDArray[np.float32],
+        touched_V: NDArray[np.bool_],
+        *,
+        learning_rate: float,
     ) -> None:
-        """After a step of the group on a batch."""
+        """After a step of the group on a batch, of that size."""
         if self._tuner is not None:
-            self._tuner.step_reference(batch, popularity_MV, touched_V)
+            self._tuner.step_reference(batch, popularity_MV, touched_V, learning_rate=learning_rate)
 
     def lost_to(self) -> Mapping[str, NDArray[Any]] | None:
         """What every learner must load now, because tuning has lost."""
@@ -98,11 +103,19 @@ class TextLane:
             self._tuner.compare(scorer, windows, popularity_MV)
 
     def update(self, model: Recommender) -> TextUpdate | None:
-        """After a backward pass: text vectors that change now."""
+        """After a backward pass: text vectors that change now.
+
+        Raises:
+            RuntimeError: If BERT's gradient is not finite. Only this worker knows, so unlike a
+                fault of the group's own gradient it has to end the group, which starts again.
+        """
         if self._tuner is None:
             return None
         self._tuner.gather(model)
-        return self._tuner.next_update(model)
+        try:
+            return self._tuner.next_update(model)
+        except FloatingPointError as error:
+            raise RuntimeError(f"the text tower cannot go on: {error}") from error
 
     def state(self) -> dict[str, NDArray[Any]]:
         """What belongs into the trainer state of a version."""

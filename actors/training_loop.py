@@ -60,15 +60,15 @@ class TrainingLoop:
             if isinstance(action, Restart):
                 learner = self._restart(action)
             elif action is not None and learner is not None:
-                self._learn(learner, action)
-                if self.group.share(partial(self._publish, learner, "round")):
+                fault = self._learn(learner, action)
+                if self.group.share(partial(self._publish, learner, "round", fault)):
                     self._report_to_train()
 
     def _next_action(self, is_first: bool) -> Lesson | Restart | None:
         return self._teacher.next_action(is_first)
 
-    def _publish(self, learner: Learner, reason: str) -> bool:
-        return self._teacher.publish(learner, reason)
+    def _publish(self, learner: Learner, reason: str, fault: str = "") -> bool:
+        return self._teacher.publish(learner, reason, fault)
 
     @property
     def _teacher(self) -> Teacher:
@@ -121,20 +121,32 @@ class TrainingLoop:
             time.monotonic() - started,
         )
 
-    def _learn(self, learner: Learner, lesson: Lesson) -> None:
+    def _learn(self, learner: Learner, lesson: Lesson) -> str:
+        """Take the steps of a lesson; what was wrong with a gradient, if anything.
+
+        Gradients are averaged over the group, so all workers stop at the same step.
+        """
         started = time.monotonic()
         if lesson.begin_from is not None:
             learner.load_state(lesson.begin_from)
         else:
             _grow(learner, lesson.growth)
-        losses = []
+        losses: list[float] = []
+        fault = ""
+        counters = lesson.popularity_MV, lesson.touched_V
         for batch in lesson.batches:
-            counters = lesson.popularity_MV, lesson.touched_V
-            losses.append(learner.step(self.group.part(batch), *counters))
+            part, rate = self.group.part(batch), lesson.learning_rate
+            try:
+                losses.append(learner.step(part, *counters, learning_rate=rate))
+            except FloatingPointError as error:
+                logger.warning("lesson stopped error=%s", error)
+                fault = str(error)
+                break
             if self.teacher is not None:
-                self.teacher.texts.step_reference(batch, *counters)
+                self.teacher.texts.step_reference(batch, *counters, learning_rate=rate)
         if self.teacher is not None:
             self.teacher.learned(losses, time.monotonic() - started)
+        return fault
 
     def _tune_texts(self, learner: Learner) -> None:
         """From now on BERT learns too, if it may: on the first worker, for all."""

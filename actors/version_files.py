@@ -154,7 +154,9 @@ class VersionFiles:
             raise UnknownVersion(f"there is no version {version}")
         try:
             fields = json.loads(path.read_bytes())
-            manifest = Manifest(**{**fields, "trained_through": tuple(fields["trained_through"])})
+            fields["trained_through"] = tuple(fields["trained_through"])
+            fields["quarantined"] = tuple(map(tuple, fields.get("quarantined", ())))
+            manifest = Manifest(**fields)
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise CorruptStorage(f"{path} cannot be read: {error}") from error
         if manifest.version != version:

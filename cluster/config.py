@@ -20,6 +20,7 @@ from recommender.counters import RULE_SOURCES
 from recommender.settings import (
     BlendSettings,
     FilterSettings,
+    GuardSettings,
     ModelSettings,
     Section,
     TextSettings,
@@ -75,6 +76,8 @@ class Settings(Section):
     """`[blend]`"""
     filters: FilterSettings = FilterSettings()
     """`[filters]`"""
+    guard: GuardSettings = GuardSettings()
+    """`[guard]`"""
     serving: ServingSettings = ServingSettings()
     """`[serving]`"""
 

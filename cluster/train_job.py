@@ -67,6 +67,7 @@ def job_settings(settings: Settings) -> TrainingJobSettings:
         training=settings.training,
         blend=settings.blend,
         filters=settings.filters,
+        guard=settings.guard,
         text=settings.text,
         text_tuning=settings.text_tuning,
     )

@@ -10,6 +10,7 @@ from recommender.implicit_factors import IALS
 from recommender.settings import (
     BlendSettings,
     FactorSettings,
+    GuardSettings,
     ModelSettings,
     Section,
     TrainingSettings,
@@ -46,5 +47,7 @@ class EvaluationSettings(Section):
     """Fusion and guard."""
     factors: FactorSettings = FactorSettings()
     """Implicit matrix factorisation."""
+    guard: GuardSettings | None = None
+    """Guards of the training loop, with the users they hold out; without it all is learned."""
     round_events: int = Field(default=500, ge=1)
     """Events between two updates of the weights."""

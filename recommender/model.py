@@ -113,12 +113,18 @@ class Recommender(nn.Module):
             return self._loss(items_VH, batch)
         return batch.adversary.loss(lambda shifted_VH: self._loss(shifted_VH, batch), items_VH)
 
+    def queries_and_keys(self, batch: TrainingBatch) -> tuple[Tensor, Tensor]:
+        """What is asked at each trained position, [N, K], and what every item answers, [V, K]."""
+        return self._queries_and_keys(self.item_matrix(), batch)
+
     def _loss(self, items_VH: Tensor, batch: TrainingBatch) -> Tensor:
+        return masked_softmax_loss(*self._queries_and_keys(items_VH, batch), batch.targets)
+
+    def _queries_and_keys(self, items_VH: Tensor, batch: TrainingBatch) -> tuple[Tensor, Tensor]:
         hidden_BSH = self._hidden(items_VH, batch.items_BS, batch.feedback_BS, batch.gaps_BS)
         targets = batch.targets
         queries_NK = self._queries(hidden_BSH[targets.rows_N, targets.positions_N])
-        keys_VK = self._keys(items_VH, batch.popularity_MV)
-        return masked_softmax_loss(queries_NK, keys_VK, targets)
+        return queries_NK, self._keys(items_VH, batch.popularity_MV)
 
     def user_vectors(self, windows: Windows) -> Tensor:
         """Hidden state after the last used item of each window, or after BOS; [B, H]."""

@@ -19,6 +19,7 @@ from recommender.beyond_accuracy import ListObserver
 from recommender.blend import BLEND, Blend
 from recommender.counters import Counters
 from recommender.datasets import Dataset
+from recommender.drift import Pace
 from recommender.evaluation_settings import (
     BLEND_IALS,
     DEFAULT_RANKINGS,
@@ -35,6 +36,8 @@ from recommender.fresh_scoring import (
     ScoredEvents,
     score_fresh,
 )
+from recommender.guarded_learning import GuardedLearning
+from recommender.hold_out import EVERYTHING, LeaveOut
 from recommender.implicit_factors import IALS, FactorLearner
 from recommender.metrics import quality_of
 from recommender.model import Recommender
@@ -93,7 +96,8 @@ def evaluate(
         tuner: Reads the texts anew as it learns, from the end of the warm-up on; it has no items.
 
     Raises:
-        ValueError: If a ranking is unknown, or the texts are not those of the dataset.
+        ValueError: If a ranking is unknown, the texts are not those of the dataset, or there are
+            both a guard and a tuner: only the training loop takes a tuner back with a version.
         ImportError: If iALS is asked for and `implicit` is not installed.
     """
     unknown = set(rankings) - set(RANKINGS)
@@ -101,6 +105,8 @@ def evaluate(
         raise ValueError(f"unknown rankings {sorted(unknown)}, there are {RANKINGS}")
     if len(text_VD) != len(dataset.items):
         raise ValueError(f"{len(text_VD)} text vectors for {len(dataset.items)} items")
+    if tuner is not None and settings is not None and settings.guard is not None:
+        raise ValueError("a guard that takes versions back and a text tuner cannot be combined")
     evaluation = _Evaluation(
         dataset,
         text_VD,
@@ -166,6 +172,11 @@ class _Evaluation:
         if _NEED_NET & set(rankings):
             model = Recommender(settings.model, text_VD, seed=seed)
             self._learner = Learner(model, settings.training, seed=seed)
+        self._guarded: GuardedLearning | None = None
+        if self._learner is not None and settings.guard is not None:
+            self._guarded = GuardedLearning(
+                self._learner, settings.guard, settings.model, self._memory, seed=seed
+            )
         self._frozen: Scorer | None = None
         self._sampling = np.random.default_rng(seed)
         self._scored: list[ScoredEvents] = []
@@ -213,6 +224,8 @@ class _Evaluation:
             seed=self._seed,
             protocol=self._protocol,
             exclude_seen=self._exclude_seen,
+            decisions=() if self._guarded is None else tuple(self._guarded.decisions),
+            probe_changes={} if self._guarded is None else self._guarded.probe_changes(),
         )
 
     def _baselines(self) -> dict[str, Baseline]:
@@ -239,27 +252,38 @@ class _Evaluation:
     def _warm_up(self, progress: Callable[[float], None]) -> None:
         for start in range(0, self._num_warm_up, self._settings.round_events):
             stop = min(start + self._settings.round_events, self._num_warm_up)
-            self._live.learn(self._append(start, stop))
+            fresh = self._append(start, stop)
+            self._live.learn(fresh)
+            if self._guarded is not None:
+                self._guarded.remember(fresh)
         if self._learner is None:
             return
         started_s = self._cpu_clock()
         if self._num_warm_up:
+            leave_out = self._leave_out()
             self._learner.warm_up(
-                lambda n, rng: self._memory.sample(n, "uniform", 1.0, rng),
+                lambda n, rng: self._memory.sample(n, "uniform", 1.0, rng, leave_out),
                 self._num_warm_up,
                 self._live.counters.popularity(),
                 self._live.counters.touched(),
                 lambda step, num_steps: progress(step / num_steps),
             )
         self._warm_up_cpu_s = self._cpu_clock() - started_s
+        if self._guarded is not None:
+            self._guarded.publish(self._live.counters.popularity())
         self._frozen = self._scorer()
         if self._tuner is not None:
             self._tuner.begin(self._learner)
             self._learner.on_gradient = self._tuner.follow
 
+    def _leave_out(self) -> LeaveOut:
+        return EVERYTHING if self._guarded is None else self._guarded.leave_out()
+
     def _scorer(self) -> Scorer | None:
         if self._learner is None:
             return None
+        if self._guarded is not None:
+            return self._guarded.scorer
         return Scorer.from_state(self._learner.ema_state(), self._settings.model)
 
     def _score(self, fresh: FreshEvents) -> None:
@@ -284,6 +308,8 @@ class _Evaluation:
         )
         self._scored.append(scored)
         self._offsets.append(fresh.offsets_N[scored.indices_K])
+        if self._guarded is not None:
+            self._guarded.observe(fresh, scored)
         self._score_cpu_s += self._cpu_clock() - started_s
 
     def _observe_lists(
@@ -310,6 +336,8 @@ class _Evaluation:
             others[FROZEN] = lambda request: frozen.net_scores(
                 request.window, counters.popularity()
             )[0]
+        if self._guarded is not None:
+            others |= self._guarded.rankings(counters.popularity)
         return others
 
     def _learn(self, num_fresh: int) -> None:
@@ -322,19 +350,26 @@ class _Evaluation:
         popularity_MV = self._live.counters.popularity()
         touched_V = self._live.counters.touched()
         num_steps = self._learner.online_steps(num_fresh)
+        guarded = self._guarded
+        leave_out = self._leave_out()
+        pace = Pace.of(training) if guarded is None else guarded.pace()
         newest = self._memory.latest_windows(
-            training.fresh_windows * num_steps, self._memory.next_offset - 1 - num_fresh
+            pace.fresh_windows * num_steps, self._memory.next_offset - 1 - num_fresh, leave_out
         )
         older = self._memory.sample(
             training.batch_windows * num_steps - len(newest),
-            "recency",
+            training.replay_strategy,
             training.replay_half_life,
             self._sampling,
+            leave_out,
         )
         for batch in round_batches(newest, older, num_steps, self._sampling):
-            self._learner.step(batch, popularity_MV, touched_V)
+            rate = pace.learning_rate
+            self._learner.step(batch, popularity_MV, touched_V, learning_rate=rate)
             if self._tuner is not None:
-                self._tuner.step_reference(batch, popularity_MV, touched_V)
+                self._tuner.step_reference(batch, popularity_MV, touched_V, learning_rate=rate)
+        if guarded is not None:
+            guarded.publish(popularity_MV)
         self._learn_cpu_s += self._cpu_clock() - started_s
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from recommender.beyond_accuracy import ListQuality
 from recommender.evaluation_settings import EvaluationSettings
 from recommender.metrics import Quality, hit_rate_at_k, ndcg_at_k
+from recommender.promotion import Decision
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,8 @@ class QualityReport:
         seed: Of weights and sampling.
         protocol: `events` or `baskets`.
         exclude_seen: Whether items a user had were left out of the rankings.
+        decisions: What the guard rejected, rolled back or adapted to.
+        probe_changes: By period, how far NDCG@10 on its held-out probes is above its level of then.
     """
 
     dataset: str
@@ -83,6 +86,8 @@ class QualityReport:
     seed: int
     protocol: str
     exclude_seen: bool
+    decisions: tuple[Decision, ...] = ()
+    probe_changes: dict[int, float] = field(default_factory=dict)
 
 
 def slice_quality(

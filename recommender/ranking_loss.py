@@ -5,12 +5,13 @@ the user has not had yet. Items nobody has touched take no part: as eternal nega
 trained down before anyone could like them. Seen items take no part because serving never shows
 them.
 
-Axes: N trained positions, C candidates, K query width, V items.
+Axes: N trained positions, C candidates, J = 1 + C, K query width, V items.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,6 +45,8 @@ class Targets:
         candidates_C: int64 competing item rows.
         log_inclusion_C: float32, see `Candidates`.
         excluded_2E: int64 pairs (position n, candidate c) that do not compete.
+        anchor_NJ: float32 what `competing_logits` gives for the model to stay near to, or None.
+        anchor_weight: How much staying near counts beside the targets.
     """
 
     rows_N: Tensor
@@ -52,6 +55,8 @@ class Targets:
     candidates_C: Tensor
     log_inclusion_C: Tensor
     excluded_2E: Tensor
+    anchor_NJ: Tensor | None = None
+    anchor_weight: float = 0.0
 
 
 def draw_candidates(
@@ -100,27 +105,45 @@ def draw_targets(
     rows_N, positions_N = rows[half], positions[half]
     items_N = windows.items_BT[rows_N, positions_N].astype(np.int64)
     excluded_2E = _excluded(windows, rows_N, positions_N, candidates.rows_C, num_items)
+
+    def tensor(array: NDArray[Any]) -> Tensor:
+        return torch.from_numpy(array).to(device)
+
     return Targets(
-        *(
-            torch.from_numpy(array).to(device)
-            for array in (
-                rows_N,
-                positions_N,
-                items_N,
-                candidates.rows_C,
-                candidates.log_inclusion_C,
-                excluded_2E,
-            )
-        )
+        rows_N=tensor(rows_N),
+        positions_N=tensor(positions_N),
+        items_N=tensor(items_N),
+        candidates_C=tensor(candidates.rows_C),
+        log_inclusion_C=tensor(candidates.log_inclusion_C),
+        excluded_2E=tensor(excluded_2E),
     )
 
 
 def masked_softmax_loss(queries_NK: Tensor, keys_VK: Tensor, targets: Targets) -> Tensor:
-    """Mean cross-entropy of the targets against their candidates.
+    """Mean cross-entropy of the targets against their candidates; with an anchor, and the distance.
 
-    A candidate's logit is lowered by the log of its inclusion probability, which makes the sum over
-    a sample an unbiased estimate of the sum over all. The target is always there, so it is not
-    corrected.
+    The distance is the mean Kullback-Leibler divergence from the anchor's distribution over what
+    competes to the model's: learning without forgetting (Li and Hoiem 2016,
+    doi:10.1109/TPAMI.2017.2773081) with replayed windows in the place of the new task's.
+    """
+    logits_NJ = competing_logits(queries_NK, keys_VK, targets)
+    log_shares_NJ = logits_NJ.log_softmax(dim=1)
+    loss = -log_shares_NJ[:, 0].mean()
+    if targets.anchor_NJ is None:
+        return loss
+    anchor_NJ = targets.anchor_NJ.log_softmax(dim=1)
+    # What does not compete is -inf in both: 0 * (-inf + inf) would be NaN.
+    gaps_NJ = (anchor_NJ - log_shares_NJ).masked_fill(torch.isneginf(anchor_NJ), 0.0)
+    distance = (anchor_NJ.exp() * gaps_NJ).sum(dim=1).mean()
+    return loss + targets.anchor_weight * distance
+
+
+def competing_logits(queries_NK: Tensor, keys_VK: Tensor, targets: Targets) -> Tensor:
+    """Logits of each position's target, first, and its candidates; [N, J = 1 + C].
+
+    -inf where a candidate does not compete. A candidate's logit is lowered by the log of its
+    inclusion probability, which makes the sum over a sample an unbiased estimate of the sum over
+    all. The target is always there, so it is not corrected.
 
     Source: Bengio and Senecal 2008, doi:10.1109/TNN.2007.912312 (importance-sampled softmax).
     """
@@ -128,8 +151,7 @@ def masked_softmax_loss(queries_NK: Tensor, keys_VK: Tensor, targets: Targets) -
     logits_NC = (queries_NK @ keys_VK[targets.candidates_C].T).float()
     logits_NC = logits_NC - targets.log_inclusion_C
     logits_NC[targets.excluded_2E[0], targets.excluded_2E[1]] = -torch.inf
-    others_N = torch.logsumexp(logits_NC, dim=1)
-    return (torch.logaddexp(target_N, others_N) - target_N).mean()
+    return torch.cat([target_N[:, None], logits_NC], dim=1)
 
 
 def _excluded(

@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from recommender.hold_out import EVERYTHING, LeaveOut
 from recommender.windows import PAD, FreshEvents, Windows
 
 Strategy = Literal["uniform", "recency", "mix"]
@@ -32,6 +33,7 @@ _EVENT = np.dtype(
 _FIELDS = 3
 _BYTES_PER_USER = 200
 _LAST_GAP = 12
+_MAX_DRAWS = 16  # until as many events were drawn as asked for
 
 
 class UserSequence(NamedTuple):
@@ -188,35 +190,48 @@ class ReplayMemory:
         )
 
     def sample(
-        self, n: int, strategy: Strategy, half_life: float, rng: np.random.Generator
+        self,
+        n: int,
+        strategy: Strategy,
+        half_life: float,
+        rng: np.random.Generator,
+        leave_out: LeaveOut = EVERYTHING,
     ) -> Windows:
         """Windows that end at `n` sampled events, drawn with replacement; none if there is none.
 
         Args:
-            n: Windows to draw.
+            n: Windows to draw. Fewer come if nearly all events are left out.
             strategy: `uniform` over all events, `recency` with an exponential age, or half of each.
             half_life: In events, of the age under `recency`.
             rng: Decides what is drawn.
+            leave_out: Events that no window may end at.
         """
         num_events = self.num_events if len(self._older()) else self._num_recent
         if num_events == 0:
             return windows_of([], self._num_columns)
-        num_uniform = {"uniform": n, "recency": 0, "mix": n // 2}[strategy]
-        uniform = rng.integers(num_events, size=num_uniform)
-        mean_age = half_life / math.log(2)
-        reachable = -math.expm1(-num_events / mean_age)
-        recency = -mean_age * np.log1p(-reachable * rng.random(n - num_uniform))
-        ages = np.concatenate([uniform, np.minimum(recency.astype(np.int64), num_events - 1)])
-        return self._windows(self._aged(ages, rng))
+        drawn = np.empty(0, _EVENT)
+        for _ in range(_MAX_DRAWS):
+            ages = _draw_ages(n - len(drawn), num_events, strategy, half_life, rng)
+            events_N = self._aged(ages, rng)
+            may_N = leave_out.may_learn(events_N["user"], events_N["offset"])
+            drawn = np.concatenate([drawn, events_N[may_N]])
+            if len(drawn) == n:
+                break
+        return self._windows(drawn)
 
-    def latest_windows(self, n: int, after_offset: int) -> Windows:
-        """Windows that end at up to `n` of the newest events.
+    def latest_windows(
+        self, n: int, after_offset: int, leave_out: LeaveOut = EVERYTHING
+    ) -> Windows:
+        """Windows that end at up to `n` of the newest events that are not left out.
 
         The newest event of each user with one after `after_offset` comes first, then the newest
         others.
         """
         offsets_N = np.arange(self.next_offset - 1, self.first_recent_offset - 1, -1)
-        num_after = max(0, min(len(offsets_N), self.next_offset - 1 - after_offset))
+        if not leave_out.is_nothing:
+            users_N = self._recent(offsets_N)["user"]
+            offsets_N = offsets_N[leave_out.may_learn(users_N, offsets_N)]
+        num_after = int((offsets_N > after_offset).sum())
         users_N = self._recent(offsets_N[:num_after])["user"]
         latest = np.sort(np.unique(users_N, return_index=True)[1])[:n]
         # n of the newest that are no one's latest lie within the first n + len(latest).
@@ -308,6 +323,18 @@ class ReplayMemory:
             return _unpack(np.array([[timestamp_ms, offset, item << 8 | feedback]]))
         stored_H = stored_H[: at[0] + 1]
         return _unpack(stored_H[stored_H[:, 1] <= offset][-self._num_columns - 1 :])
+
+
+def _draw_ages(
+    n: int, num_events: int, strategy: Strategy, half_life: float, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """How many events before the newest each of `n` drawn ones lies."""
+    num_uniform = {"uniform": n, "recency": 0, "mix": n // 2}[strategy]
+    uniform = rng.integers(num_events, size=num_uniform)
+    mean_age = half_life / math.log(2)
+    reachable = -math.expm1(-num_events / mean_age)
+    recency = -mean_age * np.log1p(-reachable * rng.random(n - num_uniform))
+    return np.concatenate([uniform, np.minimum(recency.astype(np.int64), num_events - 1)])
 
 
 def _unpack(stored_H: NDArray[np.int64]) -> UserSequence:

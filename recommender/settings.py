@@ -93,8 +93,14 @@ class TrainingSettings(Section):
     """Steps over which the warm-up's learning rate rises from zero."""
     steps_per_500_events: int = Field(default=8, ge=1, le=200)
     """Online optimiser steps for every 500 fresh events."""
+    replay_strategy: Literal["uniform", "recency", "mix"] = "recency"
+    """Which older events are replayed: evenly drawn, by an exponential age, or half of each."""
     replay_half_life: float = Field(default=20_000.0, gt=0.0)
-    """Half-life, in events, of the age of replayed events."""
+    """Half-life, in events, of the age of replayed events under `recency`."""
+    anchor_weight: float = Field(default=0.0, ge=0.0)
+    """Distillation: how much staying near to an earlier version counts; 0 is off."""
+    anchor_steps: int = Field(default=160, ge=1)
+    """Optimiser steps after which the version served then becomes the one to stay near to."""
     ema_decay: float = Field(default=0.99, ge=0.0, lt=1.0)
     """The served weights are a moving average of the trained ones with this decay a step."""
     sampled_softmax_above: int = Field(default=20_000, ge=2)
@@ -165,3 +171,29 @@ NO_FILTERS = FilterSettings()
 
 MEASURED_FILTERS = FilterSettings(max_repeats=2, max_user_events=500, max_twins=3)
 """Bounds that hold off clones and leave out fewer than 3 in 1,000 honest events of ml-100k."""
+
+class GuardSettings(Section):
+    """What keeps learning from making the served version worse."""
+
+    hold_out_every: int = Field(default=0, ge=0)
+    """One user in so many is measured and never learned from; 0 is nobody, replay is measured."""
+    period_events: int = Field(default=5_000, ge=1)
+    """Fresh events of the period that one set of probes stands for; doubles as the stream grows."""
+    probes_per_period: int = Field(default=64, ge=1, le=10_000)
+    """Held-out events kept of each of at most eight periods."""
+    margin: float = Field(default=0.10, ge=0.0, lt=1.0)
+    """Share of its NDCG@10 on probes or replayed events that a new version may lose at once."""
+    num_errors: float = Field(default=3.0, ge=0.0)
+    """A difference is believed when it is larger than so many standard errors."""
+    fall_threshold: float = Field(default=50.0, gt=0.0)
+    """Page-Hinkley threshold of the progressive NDCG@10, in standard deviations."""
+    fall_tolerance: float = Field(default=0.1, gt=0.0)
+    """Fall of the progressive NDCG@10 that is put up with, in standard deviations."""
+    trust_events: int = Field(default=500, ge=1)
+    """Scored events without an alarm after which a version counts as one to go back to."""
+    urgent_half_life: float = Field(default=5_000.0, gt=0.0)
+    """Events after which half of the faster pace after a drift is left."""
+    urgent_rate_factor: float = Field(default=2.0, ge=1.0, le=10.0)
+    """What a drift multiplies the learning rate by at most."""
+    urgent_fresh_share: float = Field(default=0.5, ge=0.0, le=1.0)
+    """Share of fresh windows in a batch right after a drift."""

@@ -34,7 +34,8 @@ from recommender.activation_cache import ActivationCache
 from recommender.cpu_budget import CpuBudget
 from recommender.model import Recommender
 from recommender.optimizer_state import MOMENTS, give_moments, moments_of
-from recommender.promotion import Decision, Verdict, judge, memory_ndcg
+from recommender.probes import probe_ndcg
+from recommender.promotion import Decision, Difference, Verdict
 from recommender.scorer import Scorer
 from recommender.settings import TextTuningSettings
 from recommender.text_tower import TextTower
@@ -181,11 +182,16 @@ class TextTuner:
         self._grow_reference()
 
     def step_reference(
-        self, windows: Windows, popularity_MV: NDArray[np.float32], touched_V: NDArray[np.bool_]
+        self,
+        windows: Windows,
+        popularity_MV: NDArray[np.float32],
+        touched_V: NDArray[np.bool_],
+        *,
+        learning_rate: float | None = None,
     ) -> None:
         """The reference's part of a step of the learner: the whole batch of all workers."""
         if self._reference is not None:
-            self._reference.step(windows, popularity_MV, touched_V)
+            self._reference.step(windows, popularity_MV, touched_V, learning_rate=learning_rate)
 
     def lost_to(self) -> Mapping[str, NDArray[Any]] | None:
         """State of the reference, once after the learner has lost to it; it is to be loaded."""
@@ -251,8 +257,8 @@ class TextTuner:
         if not self.is_tuned or self._reference is None or not len(windows):
             return Decision(Verdict.PROMOTE, "texts are read by the pretrained tower")
         reference = Scorer.from_state(self._reference.ema_state(), self._reference.model.settings)
-        tuned_N = memory_ndcg(scorer, windows, popularity_MV)
-        pretrained_N = memory_ndcg(reference, windows, popularity_MV)
+        tuned_N = probe_ndcg(scorer, windows, popularity_MV)
+        pretrained_N = probe_ndcg(reference, windows, popularity_MV)
         ndcg = self._run.ndcg
         ndcg.extend(zip(tuned_N.tolist(), pretrained_N.tolist(), strict=True))
         if len(ndcg) < _MIN_COMPARED:
@@ -364,14 +370,12 @@ class TextTuner:
         return [int(row) for row in rows]
 
     def _judge(self, tuned_N: NDArray[Any], pretrained_N: NDArray[Any]) -> Decision:
-        decision = judge(
-            tuned_N, pretrained_N, margin=0.0, num_errors=self._settings.max_loss_errors
-        )
-        is_worse = decision.verdict is Verdict.REJECT
+        difference = Difference.of(tuned_N, pretrained_N)
+        is_worse = difference.is_loss(0.0, self._settings.max_loss_errors)
         reason = "tuned text loses" if is_worse else "tuned text does not lose"
         return Decision(
-            decision.verdict,
-            f"{reason}: NDCG@10 {tuned_N.mean():.4f}, reference {pretrained_N.mean():.4f}, "
+            Verdict.REJECT if is_worse else Verdict.PROMOTE,
+            f"{reason}: NDCG@10 {difference.candidate:.4f}, reference {difference.head:.4f}, "
             f"{len(tuned_N)} events",
         )
 

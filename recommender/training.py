@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from recommender.adversarial import adversary_of
 from recommender.model import Recommender, TrainingBatch
 from recommender.model_inputs import popularity_features
 from recommender.optimizer_state import MOMENTS, give_moments, moments_of
-from recommender.ranking_loss import draw_candidates, draw_targets
+from recommender.ranking_loss import competing_logits, draw_candidates, draw_targets
 from recommender.settings import TrainingSettings
 from recommender.windows import Windows
 
@@ -75,6 +76,7 @@ class Learner:
         self._average_into = get_ema_multi_avg_fn(settings.ema_decay)
         self.model = model.to(self.device).train()
         self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
+        self._anchor: Recommender | None = None  # what was served some time ago, to stay near to
         self._loss_module = self._wrapped()
         self._optimizer = self._new_optimizer()
 
@@ -117,6 +119,7 @@ class Learner:
             self.step(windows, popularity_MV, touched_V, learning_rate=rate)
             if progress is not None:
                 progress(step + 1, num_steps)
+        self._move_anchor()
 
     def step(
         self,
@@ -141,7 +144,7 @@ class Learner:
             ValueError: If the windows are empty or name an item the model does not have.
             FloatingPointError: If the gradient is not finite; the weights are then unchanged.
         """
-        batch = self._batch(windows, popularity_MV, touched_V)
+        batch = self._anchored(self._batch(windows, popularity_MV, touched_V))
         with self._dropout_generator(), self._autocast():
             loss: Tensor = self._loss_module(batch)
         self._optimizer.zero_grad(set_to_none=True)
@@ -157,20 +160,23 @@ class Learner:
         self._optimizer.step()
         self._move_average()
         self.step_count += 1
+        if self._anchor is not None and self.step_count % self.settings.anchor_steps == 0:
+            self._move_anchor()
         return loss.item()
 
     def grow(self, text_VD: NDArray[np.float32]) -> None:
         """Append items to the catalogue; what was learned of the others stays, moments included."""
         moments = moments_of(self._optimizer, self.model)
         self.model.grow(text_VD)
-        self.average.grow(text_VD)
-        self.average.requires_grad_(False)
+        for frozen in self._frozen_models():
+            frozen.grow(text_VD)
+            frozen.requires_grad_(False)
         self._rebuild(moments)
 
     def replace_text(self, rows: NDArray[np.int64], text_VD: NDArray[np.float32]) -> None:
         """New text vectors for items whose text changed."""
-        self.model.replace_text(rows, text_VD)
-        self.average.replace_text(rows, text_VD)
+        for model in (self.model, *self._frozen_models()):
+            model.replace_text(rows, text_VD)
 
     def ema_state(self) -> dict[str, NDArray[Any]]:
         """The averaged weights in the form that `Scorer.from_state` takes."""
@@ -180,6 +186,8 @@ class Learner:
         """Everything a learner with the same settings needs to go on exactly like this one."""
         tensors = {f"raw.{name}": value for name, value in self.model.state_dict().items()}
         tensors |= {f"average.{name}": value for name, value in self.average.named_parameters()}
+        if self._anchor is not None:
+            tensors |= {f"anchor.{name}": v for name, v in self._anchor.named_parameters()}
         for name, moments in moments_of(self._optimizer, self.model).items():
             tensors |= {f"{moment}.{name}": value for moment, value in moments.items()}
         arrays = {name: value.detach().cpu().numpy().copy() for name, value in tensors.items()}
@@ -192,15 +200,23 @@ class Learner:
             RuntimeError: If it belongs to a model of another shape.
         """
         raw = _tensors(state, "raw.")
-        for model, own in ((self.model, {}), (self.average, _tensors(state, "average."))):
-            model.resize(len(raw["text_VD"]))
-            model.load_state_dict(raw | own)
-        self.average.requires_grad_(False)
+        average = _tensors(state, "average.")
+        _become(self.model, raw)
+        _become(self.average, raw | average)
+        # A state that was made without an anchor goes on with what it served.
+        self._move_anchor()
+        if self._anchor is not None:
+            _become(self._anchor, raw | average | _tensors(state, "anchor."))
+        for frozen in self._frozen_models():
+            frozen.requires_grad_(False)
         by_moment = {moment: _tensors(state, f"{moment}.") for moment in MOMENTS}
         names = by_moment["step"]
         self._rebuild({n: {m: by_moment[m][n] for m in MOMENTS} for n in names})
         self.step_count = int(state["step_count"])
         self.seed = int(state["seed"])
+
+    def _frozen_models(self) -> list[Recommender]:
+        return [self.average] if self._anchor is None else [self.average, self._anchor]
 
     def _rebuild(self, moments: Mapping[str, Mapping[str, Tensor]]) -> None:
         """A new optimiser and wrapper over the model's present parameters; new rows start at 0."""
@@ -249,6 +265,23 @@ class Learner:
             adversary=adversary_of(self.settings),
         )
 
+    def _anchored(self, batch: TrainingBatch) -> TrainingBatch:
+        """The batch with what an earlier version says of it, if there is one to stay near to.
+
+        The warm-up has none: the first one is what the warm-up ends at.
+        """
+        if self._anchor is None:
+            return batch
+        with torch.no_grad(), self._autocast():
+            logits_NJ = competing_logits(*self._anchor.queries_and_keys(batch), batch.targets)
+        targets = replace(
+            batch.targets, anchor_NJ=logits_NJ, anchor_weight=self.settings.anchor_weight
+        )
+        return replace(batch, targets=targets)
+
+    def _move_anchor(self) -> None:
+        self._anchor = copy.deepcopy(self.average) if self.settings.anchor_weight else None
+
     def _inputs(self, columns_BT: NDArray[np.integer[Any]]) -> Tensor:
         """All columns but the last, which is only ever a target."""
         return torch.from_numpy(columns_BT[:, :-1].astype(np.int64)).to(self.device)
@@ -282,6 +315,11 @@ class Learner:
         rise = min(1.0, (step + 1) / max(1, self.settings.ramp_steps))
         fall = max(0.0, 2 * step / num_steps - 1)
         return rise * (1 - (1 - _WARMUP_DECAY_TO) * fall)
+
+
+def _become(model: Recommender, state: Mapping[str, Tensor]) -> None:
+    model.resize(len(state["text_VD"]))
+    model.load_state_dict(state)
 
 
 def _tensors(state: Mapping[str, NDArray[Any]], prefix: str) -> dict[str, Tensor]:

@@ -4,8 +4,9 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.lessons import newest_windows
+from actors.lessons import held_out_events, newest_windows
 from actors.stream_feed import FreshPart
+from recommender.hold_out import EVERYTHING, LeaveOut
 from recommender.windows import PAD, FreshEvents, Windows
 
 Row = tuple[int, int]  # user, acknowledged_ms
@@ -30,8 +31,12 @@ def part(shard: int, rows: Sequence[Row], first_item: int = 0) -> FreshPart:
     return FreshPart(shard, num_rows - 1, num_rows, events)
 
 
-def order(parts: list[FreshPart], num_windows: int = 1_000) -> list[int]:
-    windows = newest_windows(parts, num_windows)
+def order(
+    parts: list[FreshPart],
+    num_windows: int = 1_000,
+    leave_out: Sequence[LeaveOut] = (EVERYTHING, EVERYTHING, EVERYTHING),
+) -> list[int]:
+    windows = newest_windows(parts, num_windows, leave_out)
     return [] if windows is None else windows.items_BT[:, 0].tolist()
 
 
@@ -54,8 +59,8 @@ def test_only_as_many_as_asked_for_are_given() -> None:
 
 
 def test_without_events_there_are_no_windows() -> None:
-    assert newest_windows([], 5) is None
-    assert newest_windows([part(0, []), part(1, [])], 5) is None
+    assert newest_windows([], 5, [EVERYTHING]) is None
+    assert newest_windows([part(0, []), part(1, [])], 5, [EVERYTHING] * 2) is None
 
 
 rows_in_log_order = st.lists(
@@ -73,3 +78,15 @@ def test_every_window_comes_once_and_no_user_twice_before_all_users_once(rows: l
     assert len(set(users[:num_users])) == num_users
     latest = {user: place for place, (user, _) in enumerate(rows)}
     assert set(places[:num_users]) == set(latest.values())
+
+
+def test_events_that_are_left_out_make_no_lesson_and_those_of_measured_users_make_probes() -> None:
+    parts = [part(0, [(3, 10), (2, 20), (1, 30)]), part(1, [(1, 40), (0, 50)], first_item=5)]
+    rules = [LeaveOut(users_every=4, spans=((1, 1),)), LeaveOut(users_every=2)]
+    assert order(parts, leave_out=rules) == [6, 2]
+    (first, first_users), (second, second_users) = (held_out_events(p, rules) for p in parts)
+    assert first.items_BT[:, 0].tolist() == [0]
+    assert second.items_BT[:, 0].tolist() == [5]
+    assert first_users.tolist() == [3 * 2]
+    assert second_users.tolist() == [1 * 2 + 1], "the same code in another shard is another user"
+    assert order(parts, leave_out=[LeaveOut(spans=((0, 9),))] * 2) == []

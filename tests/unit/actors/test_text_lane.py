@@ -72,3 +72,17 @@ def test_without_a_state_every_text_counts_as_another(text_VD: NDArray[np.float3
     lane = TextLane.of(LORA)
     lane.restart({})
     assert lane.take(told_again(text_VD, TEXTS)).changed_rows.tolist() == [0, 1, 2, 3]
+
+
+def test_a_gradient_of_bert_that_is_not_finite_is_not_taken_for_one_of_the_group(
+    text_VD: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lane = TextLane.of(LORA)
+    lane.take(all_new(text_VD))
+    model = Recommender(LORA.model, text_VD)
+    model.residual_VH.grad = torch.ones_like(model.residual_VH)
+    monkeypatch.setattr(
+        "recommender.text_tuning.nn.utils.clip_grad_norm_", lambda *_: torch.tensor(float("nan"))
+    )
+    with pytest.raises(RuntimeError, match="text tower cannot go on"):
+        lane.update(model)

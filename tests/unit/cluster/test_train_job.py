@@ -20,6 +20,12 @@ half_lives = [7.0, 70.0]
 fresh_windows = 9
 [blend]
 top = 33
+[filters]
+span = 77
+[guard]
+hold_out_every = 30
+[text_tuning]
+num_layers = 3
 """
 
 
@@ -48,7 +54,8 @@ def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
 def test_workers_get_every_section_they_need_as_it_was_set(settings: Settings) -> None:
     config = job_settings(settings).model_dump(mode="json")
     received = TrainingJobSettings.model_validate(config)
-    for name in ("loop", "buffer", "model", "training", "blend", "filters", "text", "text_tuning"):
+    assert {*TrainingJobSettings.model_fields} - {*Settings.model_fields} == {"seed"}
+    for name in {*TrainingJobSettings.model_fields} - {"seed"}:
         assert getattr(received, name) == getattr(settings, name)
     assert received.text.encoder == "bert-base-uncased"
 

@@ -19,6 +19,7 @@ from recommender.replay import ReplayMemory
 from recommender.settings import (
     BlendSettings,
     FactorSettings,
+    GuardSettings,
     ModelSettings,
     TextSettings,
     TextTuningSettings,
@@ -296,3 +297,19 @@ def test_a_tuner_moves_the_texts_during_the_stream_and_not_before() -> None:
     assert tuner.num_steps > 0
     assert tuned.quality["frozen"] == plain.quality["frozen"]
     assert tuned.quality["learning"] != plain.quality["learning"]
+    guarded = SMALL.model_copy(update={"guard": GuardSettings()})
+    with pytest.raises(ValueError, match="cannot be combined"):
+        evaluate(data, text_VD, guarded, rankings=rankings, tuner=tuner)
+
+
+def test_a_guard_that_has_nothing_to_object_to_changes_no_figure() -> None:
+    data = dataset_of(400)
+    plain = evaluate(data, texts(), SMALL, rankings=("learning", BLEND))
+    guarded = evaluate(
+        data,
+        texts(),
+        SMALL.model_copy(update={"guard": GuardSettings(fall_threshold=1e9)}),
+        rankings=("learning", BLEND),
+    )
+    assert guarded.decisions == ()
+    assert guarded.quality == plain.quality

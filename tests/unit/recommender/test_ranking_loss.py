@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -6,6 +8,7 @@ from torch import Tensor
 from recommender.ranking_loss import (
     Candidates,
     Targets,
+    competing_logits,
     draw_candidates,
     draw_targets,
     masked_softmax_loss,
@@ -51,6 +54,23 @@ def test_the_loss_is_the_cross_entropy_worked_by_hand() -> None:
     keys_V1[[1, 2, 5], 0] = torch.tensor([0.0, 2.0, 1.0])
     loss = masked_softmax_loss(torch.ones(1, 1), keys_V1, targets)
     assert loss.item() == pytest.approx(-np.log(np.e**2 / (1 + np.e**2 + np.e)))
+
+
+def test_an_anchor_adds_the_distance_to_its_distribution_worked_by_hand() -> None:
+    targets = targets_of(windows_of([2]), np.isin(np.arange(8), [1, 2, 5]))
+    keys_V1 = torch.zeros(8, 1)
+    keys_V1[[1, 2, 5], 0] = torch.tensor([0.0, 2.0, 1.0])
+    query_11 = torch.ones(1, 1)
+    plain = masked_softmax_loss(query_11, keys_V1, targets).item()
+    same = competing_logits(query_11, keys_V1, targets)
+    anchored = replace(targets, anchor_NJ=same, anchor_weight=5.0)
+    assert masked_softmax_loss(query_11, keys_V1, anchored).item() == pytest.approx(plain)
+    # The anchor holds the three level: log(1/3) less the mean of the model's log shares.
+    level = replace(targets, anchor_NJ=torch.where(same.isneginf(), same, 0.0), anchor_weight=5.0)
+    logits = np.array([0.0, 2.0, 1.0])
+    distance = np.log(1 / 3) - np.mean(logits - np.log(np.exp(logits).sum()))
+    wanted = pytest.approx(plain + 5.0 * distance)
+    assert masked_softmax_loss(query_11, keys_V1, level).item() == wanted
 
 
 def test_a_rarely_drawn_candidate_stands_for_those_that_were_not_drawn() -> None:

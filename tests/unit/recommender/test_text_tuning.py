@@ -315,7 +315,7 @@ def test_the_reference_learns_bit_for_bit_as_a_learner_whose_texts_are_frozen() 
     for _ in range(8):
         windows = windows_of(8, rng)
         for step in (learner.step, tuner.step_reference, plain.step):
-            step(windows, POPULARITY_MV, TOUCHED_V)
+            step(windows, POPULARITY_MV, TOUCHED_V, learning_rate=0.02)
     assert tuner.is_tuned
     reference = tuner.state()
     for name, array in plain.state().items():
