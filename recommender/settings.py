@@ -172,6 +172,7 @@ NO_FILTERS = FilterSettings()
 MEASURED_FILTERS = FilterSettings(max_repeats=2, max_user_events=500, max_twins=3)
 """Bounds that hold off clones and leave out fewer than 3 in 1,000 honest events of ml-100k."""
 
+
 class GuardSettings(Section):
     """What keeps learning from making the served version worse."""
 
