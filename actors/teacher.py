@@ -199,8 +199,10 @@ class Teacher:
         manifest = head.manifest
         state = self.feed.run(self.store.read_trainer(manifest.version))
         payload = self.feed.run(self.store.read(manifest.version))
+        stored = self.feed.run(self.store.list_versions())
         if self.lineage.head == 0:
-            self._counts |= {name: manifest.metrics.get(name, 0.0) for name in self._counts}
+            newest = stored[0].manifest.metrics  # the head is an older one after a rollback
+            self._counts |= {name: newest.get(name, 0.0) for name in self._counts}
             self._pinned = {int(manifest.metrics[k]) for k in _PINS if k in manifest.metrics}
             if self.settings.guard.hold_out_every:  # else their users are learned from now on
                 self.lineage.guard.probes.load_state(_under(state, _PROBES))
@@ -209,7 +211,7 @@ class Teacher:
         through = self.lineage.begin(
             head,
             _under(payload, "model."),
-            stored=self.feed.run(self.store.list_versions()),
+            stored=stored,
             taken=tuple(self.feed.watermark),
         )
         if through != tuple(self.feed.watermark):

@@ -12,11 +12,11 @@ import platform
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Console
@@ -39,6 +39,9 @@ from cluster.stream_replay import FrozenModel, StreamReplay
 from recommender.datasets import Dataset
 from recommender.metrics import quality_of
 from recommender.scorer import Scorer
+
+if TYPE_CHECKING:
+    from actors.messages import VersionInfo
 
 _CATCH_UP_S = 60.0
 _WARMUP_TIMEOUT_S = 600.0
@@ -203,9 +206,6 @@ class _Demo:
         buffer = EventBufferClient.connect(self._settings.buffer.num_shards, timeout_s=30.0)
         store = ParameterStoreClient.connect(timeout_s=30.0)
         logged = sum(status.next_offset for status in await buffer.statuses())
-        store_status = await store.status()
-        head = store_status.head
-        num_rejected = 0 if head is None else int(head.manifest.metrics["num_rejected"])
         counts = replay.counts
         latencies = np.array(counts.latencies_ms or [0.0])
         stream_events = self._num_events - self._num_warm
@@ -235,10 +235,7 @@ class _Demo:
                 for name, ranks in replay.scored.ranks.items()
             },
             "scored": {"events": len(replay.scored.offsets), "skipped": counts.skipped},
-            "versions": {
-                "published": store_status.next_version - 1 - num_rejected,
-                "rejected": num_rejected,
-            },
+            "versions": version_counts(await store.list_versions()),
             "requests": {
                 "ok": counts.ok,
                 "failed": counts.failed,
@@ -274,6 +271,22 @@ class _Demo:
             "torch": torch.__version__,
             **{f"{name}_s": value for name, value in self._watch.seconds.items()},
         }
+
+
+def version_counts(newest_first: Sequence[VersionInfo]) -> dict[str, int]:
+    """What became of the versions, and how many events the guard keeps from being learned."""
+    if not newest_first:
+        return {"published": 0, "rejected": 0, "rolled_back": 0, "adapted": 0, "quarantined": 0}
+    newest = newest_first[0].manifest
+    decided = {
+        name: int(newest.metrics.get(f"num_{name}", 0))
+        for name in ("rejected", "rolled_back", "adapted")
+    }
+    return {
+        "published": newest.version - decided["rejected"],
+        **decided,
+        "quarantined": sum(last - first + 1 for _, first, last in newest.quarantined),
+    }
 
 
 async def _num_retrievable(client: ServiceClient) -> int:

@@ -7,7 +7,7 @@ A report is a JSON object. Every section may be missing; `evaluate` has `quality
     read_your_writes   checked, violations; degraded answers, which claim nothing; examples
     freshness_s        counters and learning, each p50 and p99
     quality            by ranking: ndcg_at_10, hit_rate_at_10, mrr, ndcg_at_10_by_quarter
-    versions           published, rejected
+    versions           published, rejected, rolled_back, adapted (drifts), quarantined (events)
     requests           ok, failed, p50_ms, p99_ms
     environment        what it ran on, as plain values
     drift_at           first event after the drift, in a simulated stream
@@ -107,7 +107,12 @@ def _summary(report: Report) -> Iterator[tuple[str, str, str]]:
             promise = f"p99 at most {bound_s:g} s: {'kept' if is_kept else 'missed'}"
             yield f"{name} freshness", f"p50 {p50} s, p99 {p99} s", promise
     if versions := report.get("versions"):
-        measured = ", ".join(f"{key} {value:,}" for key, value in versions.items())
+        told = {
+            key.replace("_", " "): value
+            for key, value in versions.items()
+            if value or key in ("published", "rejected")
+        }
+        measured = ", ".join(f"{key} {value:,}" for key, value in told.items())
         yield "versions", measured, ""
     if requests := report.get("requests"):
         p50, p99 = (number(requests.get(key), 1) for key in ("p50_ms", "p99_ms"))

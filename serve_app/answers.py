@@ -166,6 +166,9 @@ class ManifestShape(BaseModel):
     metrics: dict[str, float | None]
     checksums: dict[str, str]
     encoder: str
+    quarantined: list[tuple[int, int, int]] = Field(
+        description="Events that no version learns: shard, first and last offset"
+    )
 
 
 class FollowShape(BaseModel):

@@ -34,7 +34,7 @@ REPORT: dict[str, Any] = {
     "read_your_writes": {"checked": 50, "violations": 0},
     "freshness_s": {"counters": {"p50": 0.2, "p99": 0.4}, "learning": {"p50": 2.0, "p99": 5.0}},
     "quality": {"popularity": _quality(0.0436), "blend": _quality(0.1209)},
-    "versions": {"published": 7, "rejected": 1},
+    "versions": {"published": 7, "rejected": 1, "rolled_back": 0, "quarantined": 40},
     "requests": {"ok": 300, "failed": 0, "p50_ms": 8.0, "p99_ms": 31.0},
     "environment": {"cpus": 2},
     "drift_at": 60,
@@ -87,7 +87,7 @@ def test_the_summary_names_every_measurement_beside_its_promise() -> None:
         "p50 0.20 s, p99 0.40 s",
         "p99 at most 1 s: kept",
         "p99 at most 15 s: kept",
-        "published 7, rejected 1",
+        "published 7, rejected 1, quarantined 40",
         "300 ok, 0 failed, p50 8.0 ms, p99 31.0 ms",
         "at event 60",
     ):
