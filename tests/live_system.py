@@ -28,7 +28,7 @@ num_workers = {num_workers}
 warmup_events = 1000
 round_interval_s = 0.5
 [training]
-warmup_epochs = 8
+{training}
 [serving]
 port = {port}
 min_replicas = {min_replicas}
@@ -56,6 +56,7 @@ class LiveSystem:
     folder: Path
     min_replicas: int = 2
     num_workers: int = 1
+    training: str = "warmup_epochs = 8"
     port: int = field(default_factory=free_port)
     more_config: str = ""
     """Sections of `rheos.toml` beside those that every system of the tests has."""
@@ -88,7 +89,10 @@ class LiveSystem:
         self.folder.mkdir(parents=True, exist_ok=True)
         config = self.folder / "rheos.toml"
         base = CONFIG.format(
-            port=self.port, min_replicas=self.min_replicas, num_workers=self.num_workers
+            port=self.port,
+            min_replicas=self.min_replicas,
+            num_workers=self.num_workers,
+            training=self.training,
         )
         config.write_text(base + self.more_config)
         options = ["--config", str(config), "--data-dir", str(self.data_dir)]
