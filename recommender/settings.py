@@ -131,7 +131,7 @@ class FactorSettings(Section):
     refit_events: int = Field(default=5_000, ge=1)
     """Events between two fits."""
     max_events: int = Field(default=1_000_000, ge=1)
-    """Latest events that a fit is made of; a million takes 1.5 s and 8 MB, and 0.2 GB meanwhile."""
+    """Latest events that a fit is made of; a million takes 1.5 CPU s and 0.2 GB for a fit."""
 
 
 class BlendSettings(Section):
