@@ -54,13 +54,18 @@ async def test_a_version_with_factors_has_one_more_component_and_a_rollback_take
         assert "ials" not in (await _ask(client))["weights"]
 
 
+@pytest.mark.parametrize("is_served_first", [True, False])
 async def test_an_item_that_came_after_the_version_is_level_with_one_without_factors(
-    actors: FakeActors,
+    actors: FakeActors, is_served_first: bool
 ) -> None:
     async with replica(actors) as (service, client):
         await _publish(actors, service, ODD)
+        if not is_served_first:
+            await _publish(actors, service, None)
         await actors.catalog_grows()
         await eventually(lambda: service.state.catalog.num_items == 13)
+        await actors.store.promote(1, "test")
+        await eventually(lambda: service.state.model_version == 1)
         answer = await _ask(client, rank_of=["film-12", "film-5", "film-6"])
         ranks = {name: of["ials"] for name, of in answer["ranks"].items()}
         assert ranks == {"film-5": 2.5, "film-12": 5.0, "film-6": 8.5}
