@@ -7,11 +7,12 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from actors.factor_lane import FactorLane
 from actors.lineage import Lineage
 from actors.stream_feed import FreshPart
 from recommender.blend import Blend
 from recommender.counters import Counters
-from recommender.fresh_scoring import LEARNING, LiveState, Ranking, score_fresh
+from recommender.fresh_scoring import LEARNING, Ranking, score_fresh
 from recommender.guarded_learning import TRUSTED
 from recommender.metrics import ndcg_at_k
 from recommender.promotion import Decision, Verdict
@@ -46,20 +47,25 @@ class Examiner:
         self._recent: deque[Mapping[str, float]] = deque(maxlen=_METRIC_ROUNDS)
 
     def examine(
-        self, parts: list[FreshPart], counters: Counters, lineage: Lineage, num_items: int
+        self,
+        parts: list[FreshPart],
+        counters: Counters,
+        lineage: Lineage,
+        num_items: int,
+        factors: FactorLane,
     ) -> Decision:
         """Predict some of the fresh events; what the guard makes of it.
 
-        The counters count all events on the way.
+        The counters and the factors count all events on the way.
         """
         share = min(1.0, self._num_scored / max(1, sum(len(part.events) for part in parts)))
         ndcg: dict[str, list[float]] = {}
         users: list[int] = []
         for part in parts:
             scored = score_fresh(
-                part.events,
+                factors.known_users(part.shard, part.events),
                 self._rng.random(len(part.events)) < share,
-                LiveState(counters),
+                factors.live(counters),
                 scorer=lineage.scorer,
                 blend=self.blend,
                 half_life_index=nearest_half_life(counters.half_lives, BLEND_HALF_LIFE),

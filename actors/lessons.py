@@ -15,6 +15,7 @@ from actors.stream_feed import CatalogGrowth, FreshPart
 from recommender.hold_out import EVERYTHING, LeaveOut
 from recommender.settings import (
     BlendSettings,
+    FactorSettings,
     FilterSettings,
     GuardSettings,
     ModelSettings,
@@ -39,6 +40,8 @@ class TrainingJobSettings(Section):
     """`[training]`"""
     blend: BlendSettings = BlendSettings()
     """`[blend]`"""
+    ials: FactorSettings = FactorSettings()
+    """`[ials]`"""
     filters: FilterSettings = FilterSettings()
     """`[filters]`"""
     guard: GuardSettings = GuardSettings()

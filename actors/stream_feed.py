@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actors.event_buffer_client import EventBufferClient
+from actors.factor_lane import FactorLane
 from actors.item_catalog_client import ItemCatalogClient
 from actors.item_rows import CatalogRows, ItemRows
 from actors.messages import ShardUnavailable, Watermark
@@ -85,6 +86,7 @@ class StreamFeed:
         counters: Counters,
         *,
         filters: FilterSettings = NO_FILTERS,
+        factors: FactorLane | None = None,
         timeout_s: float = 30.0,
     ) -> None:
         self._runner = asyncio.Runner()
@@ -94,6 +96,7 @@ class StreamFeed:
         # What the filters remember of each shard; its codes are those of one boot of the shard.
         self._recent: list[tuple[str, Recent]] = [("", Recent.nothing())] * num_shards
         self.counters = counters
+        self.factors = factors or FactorLane(None, num_shards)
         self.watermark: list[int] = [-1] * num_shards
         self._read_to: list[int] = [-1] * num_shards
         self._waiting: list[FreshPart] = []
@@ -120,9 +123,10 @@ class StreamFeed:
         self._revision, self._num_rows = 0, num_items
 
     def rewind(self, watermark: Watermark) -> None:
-        """Go on after `watermark`; the counters are counted again up to there."""
+        """Go on after `watermark`; counters and factors count again up to there."""
         self._waiting.clear()
         self.counters = Counters(self.counters.half_lives)
+        self.factors.rewind()
         self.watermark = [-1] * self._num_shards
         self._read_to = [-1] * self._num_shards
         self._recent = [("", Recent.nothing())] * self._num_shards
@@ -132,7 +136,7 @@ class StreamFeed:
                     f"the logs end before the watermark {watermark} of the served version"
                 )
             for part in self.take():
-                self.count(part.events)
+                self.count(part)
 
     def wait(self, *, enough: int, interval_s: float, timeout_s: float) -> int:
         """Read until `enough` events wait, or some do after `interval_s`, or `timeout_s` is over.
@@ -157,10 +161,12 @@ class StreamFeed:
             self.watermark[part.shard] = part.through
         return parts
 
-    def count(self, events: FreshEvents) -> None:
-        """Let the counters see events that were handed out."""
+    def count(self, part: FreshPart) -> None:
+        """Let counters and factors see events that were handed out and that nobody scores."""
+        events = part.events
         if len(events):
             self.counters.update(events.items_N, previous_items(events.windows))
+            self.factors.collect(part.shard, events)
 
     def replay(
         self,

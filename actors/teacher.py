@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actors.examiner import Examiner
+from actors.factor_lane import FactorLane
 from actors.lessons import (
     Lesson,
     Restart,
@@ -43,6 +44,7 @@ from recommender.windows import Windows, select
 logger = logging.getLogger(__name__)
 
 _PROBES = "probes."
+_FACTORS = "ials."
 _PINS = ("trusted_version", "candidate_version")
 _REPORT_ROUNDS = 50
 _WARMUP_PREFETCH_STEPS = 32
@@ -60,7 +62,10 @@ class Teacher:
     def __init__(self, settings: TrainingJobSettings) -> None:
         self.settings = settings
         counters = Counters(settings.model.half_lives)
-        self.feed = StreamFeed(settings.buffer.num_shards, counters, filters=settings.filters)
+        self.factors = FactorLane.of(settings.ials, settings.buffer.num_shards, settings.seed)
+        self.feed = StreamFeed(
+            settings.buffer.num_shards, counters, filters=settings.filters, factors=self.factors
+        )
         self.store = ParameterStoreClient.connect(timeout_s=60.0)
         self.metrics = TrainingMetrics()
         self.texts = TextLane.of(settings)
@@ -189,6 +194,7 @@ class Teacher:
             time.sleep(1.0)
             return None
         self._read_to_the_end()
+        self.factors.catch_up()
         return Restart(None, growth)
 
     def _is_foreign(self, head: Head) -> bool:
@@ -206,6 +212,7 @@ class Teacher:
             self._pinned = {int(manifest.metrics[k]) for k in _PINS if k in manifest.metrics}
             if self.settings.guard.hold_out_every:  # else their users are learned from now on
                 self.lineage.guard.probes.load_state(_under(state, _PROBES))
+            self.factors.begin(_under(payload, _FACTORS))
         if self.lineage.head != manifest.version:
             self.examiner.blend = Blend.from_state(_under(payload, "blend."), self.settings.blend)
         through = self.lineage.begin(
@@ -216,6 +223,7 @@ class Teacher:
         )
         if through != tuple(self.feed.watermark):
             self.feed.rewind(through)
+        self.factors.catch_up()
         self._pin()
         self._num_items = manifest.num_items
         self.feed.known_items(manifest.num_items)
@@ -230,7 +238,9 @@ class Teacher:
             self._report.left_out.update(part.left_out)
         growth = self._growth()
         self.texts.compare(self.lineage.scorer, parts, self.feed.counters.popularity())
-        decision = self.examiner.examine(parts, self.feed.counters, self.lineage, self._num_items)
+        decision = self.examiner.examine(
+            parts, self.feed.counters, self.lineage, self._num_items, self.factors
+        )
         self._add_probes(parts)
         self._report.seconds["score"] = time.monotonic() - started
         if decision.verdict is Verdict.ADAPT:
@@ -334,7 +344,7 @@ class Teacher:
             step=learner.step_count,
             reason="; ".join([f"{reason}: {decision.reason}", *told]),
             settings=self.settings.model_dump(
-                mode="json", include={"model", "training", "text_tuning"}
+                mode="json", include={"model", "training", "text_tuning", "ials"}
             ),
             metrics={
                 **{k: v for earlier in self._decisions for k, v in earlier.metrics.items()},
@@ -349,6 +359,7 @@ class Teacher:
         )
         payload = {f"model.{name}": value for name, value in state.items()}
         payload |= {f"blend.{name}": value for name, value in self.examiner.blend.state().items()}
+        payload |= {f"{_FACTORS}{name}": value for name, value in self.factors.state().items()}
         promote = decision.verdict is Verdict.PROMOTE
         probes = self.lineage.guard.probes.state()
         trainer = learner.state() | self.texts.state()
@@ -361,7 +372,7 @@ class Teacher:
         while self.feed.wait(enough=1, interval_s=0.0, timeout_s=0.0):
             parts = self.feed.take()
             for part in parts:
-                self.feed.count(part.events)
+                self.feed.count(part)
             self._add_probes(parts)
 
     def _add_probes(self, parts: list[FreshPart]) -> None:

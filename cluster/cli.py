@@ -58,11 +58,12 @@ def _mendable_errors() -> tuple[type[Exception], ...]:
     from cluster.http_client import ServiceError
     from cluster.local_cluster import ClusterError
     from recommender.datasets import DatasetError
+    from recommender.implicit_factors import SolverMissing
     from recommender.text_encoder import TextEncoderError
 
     return (
         *(SettingsError, ClusterError, ServiceError),
-        *(DatasetError, DownloadError, TextEncoderError),
+        *(DatasetError, DownloadError, TextEncoderError, SolverMissing),
     )
 
 

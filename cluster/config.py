@@ -19,6 +19,7 @@ from actors.settings import (
 from recommender.counters import RULE_SOURCES
 from recommender.settings import (
     BlendSettings,
+    FactorSettings,
     FilterSettings,
     GuardSettings,
     ModelSettings,
@@ -74,6 +75,8 @@ class Settings(Section):
     """`[training]`"""
     blend: BlendSettings = BlendSettings()
     """`[blend]`"""
+    ials: FactorSettings = FactorSettings()
+    """`[ials]`"""
     filters: FilterSettings = FilterSettings()
     """`[filters]`"""
     guard: GuardSettings = GuardSettings()

@@ -63,7 +63,10 @@ def run_evaluation(
     chosen = tuple(rankings or DEFAULT_RANKINGS)
     seeded = tuple(name for name in chosen if name not in COSTLY_SEEDLESS_RANKINGS)
     evaluation = EvaluationSettings(
-        model=settings.model, training=settings.training, blend=settings.blend
+        model=settings.model,
+        training=settings.training,
+        blend=settings.blend,
+        factors=settings.ials,
     )
     with _progress(console) as progress:
         vectors = _encode(dataset, settings, progress)

@@ -14,6 +14,7 @@ from cluster.local_cluster import (
     start_ray,
     stop_ray,
 )
+from recommender.implicit_factors import require_solver
 
 
 def launch(settings: Settings, *, train: bool, say: Callable[[str], object]) -> ClusterRecord:
@@ -25,8 +26,10 @@ def launch(settings: Settings, *, train: bool, say: Callable[[str], object]) -> 
         say: Told what is being started.
 
     Raises:
+        SolverMissing: If iALS is switched on and `implicit` is not installed.
         ClusterError: If the machine lacks what it needs, or the ingress cannot be made safe.
     """
+    require_solver(settings.ials)
     say("starting Ray ...")
     record = start_ray(settings)
     try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import sys
 from pathlib import Path
 
 import ray
@@ -19,6 +20,7 @@ from actors.lessons import TrainingJobSettings
 from actors.settings import LoopSettings
 from actors.training_loop import train_worker
 from cluster.config import Settings, load_settings
+from recommender.implicit_factors import SolverMissing, require_solver
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +36,10 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     settings = read_settings(arguments.settings)
+    try:
+        require_solver(settings.ials)
+    except SolverMissing as error:
+        sys.exit(f"rheos: {error}")  # before anything is started that would start again
     ray.init(namespace="rheos", log_to_driver=True)
     trainer = TorchTrainer(
         train_worker,
@@ -66,6 +72,7 @@ def job_settings(settings: Settings) -> TrainingJobSettings:
         model=settings.model,
         training=settings.training,
         blend=settings.blend,
+        ials=settings.ials,
         filters=settings.filters,
         guard=settings.guard,
         text=settings.text,

@@ -4,6 +4,8 @@
   what the item gave. Later items close the gap, as if it had never been there.
 - `rules` and `content` are sums over the last 20 items, so their parts are exact: of `content`
   as they are, of `rules`, whose sum goes through a logarithm, in proportion.
+- `ials` is a sum over all that the user ever had: exact parts, of which those of the last 20
+  places are shown. An item that the user had several times speaks from its latest place.
 - `popularity` knows no history.
 
 All in standard deviations over the items that may be recommended, times the component's weight:
@@ -22,6 +24,7 @@ from numpy.typing import NDArray
 
 from recommender.blend import standardise
 from recommender.counters import Counters
+from recommender.implicit_factors import IALS, ItemFactors
 from recommender.ranking import History, NetScorer, content_contributions
 from recommender.replay import UserSequence, windows_of
 
@@ -29,6 +32,7 @@ METHODS: Mapping[str, str] = {
     "net": "leave-one-out",
     "rules": "exact",
     "content": "exact",
+    IALS: "exact",
     "popularity": "no history",
 }
 """How the pulls of history items are found, by component."""
@@ -70,6 +74,7 @@ class Ranked:
         components: Raw scores by name, each [V].
         weights: Weight of each component that the blend used, summing to 1.
         eligible_V: Items that could be recommended.
+        factors: Those that `ials` scored with; None without it.
     """
 
     scorer: NetScorer | None
@@ -79,6 +84,7 @@ class Ranked:
     components: Mapping[str, NDArray[np.float32]]
     weights: Mapping[str, float]
     eligible_V: NDArray[np.bool_]
+    factors: ItemFactors | None = None
 
     def lifts(self, targets_K: NDArray[np.integer]) -> dict[str, Floats]:
         """Weight times standardised score of the targets, [K] for each component."""
@@ -140,6 +146,8 @@ def _pulls(
         pulls["rules"] = shares_SK * np.maximum(lifts["rules"], 0.0)
     if "content" in lifts:
         pulls["content"] = ranked.weights["content"] * _content_parts(ranked, targets_K)
+    if IALS in lifts and ranked.factors is not None:
+        pulls[IALS] = ranked.weights[IALS] * _factor_parts(ranked, ranked.factors, targets_K)
     return pulls
 
 
@@ -166,9 +174,26 @@ def _net_without_each(ranked: Ranked, scorer: NetScorer, targets_K: NDArray[np.i
 
 def _content_parts(ranked: Ranked, targets_K: NDArray[np.integer]) -> Floats:
     """What each history item adds to the targets' standardised content scores, [S, K]."""
-    text_VD, eligible_V = ranked.text_unit_VD, ranked.eligible_V
-    mean_D = eligible_V.astype(np.float32) @ text_VD / np.float32(eligible_V.sum())
-    deviation = float(ranked.components["content"][eligible_V].std(dtype=np.float64))
-    parts_SK = content_contributions(text_VD, ranked.history.rows_H, text_VD[targets_K] - mean_D)
-    tells_apart = deviation >= 1e-9
-    return parts_SK.astype(np.float64) * (tells_apart / max(deviation, 1e-9))
+    text_VD = ranked.text_unit_VD
+    centred_KD = text_VD[targets_K] - _mean(text_VD, ranked.eligible_V)
+    parts_SK = content_contributions(text_VD, ranked.history.rows_H, centred_KD)
+    return parts_SK.astype(np.float64) * _per_deviation(ranked, "content")
+
+
+def _factor_parts(ranked: Ranked, factors: ItemFactors, targets_K: NDArray[np.integer]) -> Floats:
+    """What each history item adds to the targets' standardised iALS scores, [S, K]."""
+    vectors_VF = factors.vectors(len(ranked.eligible_V))
+    centred_KF = vectors_VF[targets_K] - _mean(vectors_VF, ranked.eligible_V)
+    parts_HK = factors.contributions(ranked.history.rows_H, centred_KF)
+    return parts_HK[-EXPLAINED_ITEMS:].astype(np.float64) * _per_deviation(ranked, IALS)
+
+
+def _mean(vectors_VD: NDArray[np.float32], eligible_V: NDArray[np.bool_]) -> NDArray[np.float32]:
+    mean_D: NDArray[np.float32] = eligible_V.astype(np.float32) @ vectors_VD
+    return mean_D / np.float32(eligible_V.sum())
+
+
+def _per_deviation(ranked: Ranked, name: str) -> float:
+    """1 / deviation of a component over the items that could be recommended; 0 if it has none."""
+    deviation = float(ranked.components[name][ranked.eligible_V].std(dtype=np.float64))
+    return 1.0 / deviation if deviation >= 1e-9 else 0.0

@@ -86,7 +86,7 @@ def component_scores(
         history: Of the user; may be empty.
         half_life_index: Which of the counters' half-lives `popularity` decays with.
         num_items: V; as many as the scorer or the counters know if left out. Items that a
-            component does not know get the lowest score it gives.
+            component does not know get the lowest score it gives, of `ials` 0.
         factors: The latest fit; without one there is no `ials`.
     """
     return window_scores(
@@ -131,7 +131,7 @@ def window_scores(
         components["net"] = scorer.net_scores(window, popularity_MV)[0]
         components["content"] = content_scores(scorer.text_unit, history_rows)
     if factors is not None:
-        components[IALS] = factors.scores(seen_rows)
+        components[IALS] = factors.scores(seen_rows, num_items)
     return {name: fit_items(scores_V, num_items) for name, scores_V in components.items()}
 
 

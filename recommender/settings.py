@@ -118,6 +118,8 @@ class TrainingSettings(Section):
 class FactorSettings(Section):
     """Implicit matrix factorisation (iALS), an optional component; needs the extra `ials`."""
 
+    enabled: bool = False
+    """Whether the training loop fits it and the blend may serve it. Needs `rheos[ials]`."""
     factors: int = Field(default=64, ge=1, le=1024)
     """Factors of a user and of an item."""
     regularisation: float = Field(default=20.0, gt=0.0)
@@ -128,6 +130,8 @@ class FactorSettings(Section):
     """Alternations of one fit, which starts where the last one ended."""
     refit_events: int = Field(default=5_000, ge=1)
     """Events between two fits."""
+    max_events: int = Field(default=1_000_000, ge=1)
+    """Latest events that a fit is made of; a million takes 1.5 CPU s and 0.2 GB for a fit."""
 
 
 class BlendSettings(Section):

@@ -8,7 +8,7 @@ change at every event, are updated in place.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from actors.messages import CatalogChanges, CounterSnapshot, CounterUpdates, Head, Watermark
 from recommender.blend import Blend
 from recommender.counters import Counters
+from recommender.implicit_factors import ItemFactors
 from recommender.model_inputs import text_moments, unit_text
 from recommender.scorer import Scorer
 from recommender.settings import BlendSettings, ModelSettings
@@ -25,15 +26,17 @@ from serve_app.staleness import StalenessClock
 
 _MODEL_PREFIX = "model."
 _BLEND_PREFIX = "blend."
+_FACTORS_PREFIX = "ials."
 
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """One published version, ready to answer."""
+    """One published version, ready to answer; with the factors that its blend was learned with."""
 
     head: Head
     scorer: Scorer
     blend: Blend
+    factors: ItemFactors | None = None
 
 
 class CatalogBehind(Exception):
@@ -104,6 +107,7 @@ class LiveState:
             if array.dtype.kind == "f" and not np.isfinite(array).all():
                 raise ValueError(f"version {head.manifest.version}: {name} is not finite")
         settings = head.manifest.settings.get("model")
+        factors = _with_prefix(payload, _FACTORS_PREFIX)
         return ServedModel(
             head=head,
             scorer=Scorer.from_state(
@@ -113,6 +117,7 @@ class LiveState:
                 else ModelSettings.model_validate(settings),
             ),
             blend=Blend.from_state(_with_prefix(payload, _BLEND_PREFIX), self._blend_settings),
+            factors=ItemFactors.from_state(factors) if factors else None,
         )
 
     def apply_model(self, model: ServedModel) -> None:
@@ -130,7 +135,7 @@ class LiveState:
         self.counters.grow(self.catalog.num_items)
         if self.model is not None and len(changes.rows):
             scorer = self.model.scorer.with_items(changes.rows, changes.vectors)
-            self.model = ServedModel(self.model.head, scorer, self.model.blend)
+            self.model = replace(self.model, scorer=scorer)
 
     def apply_snapshot(self, snapshot: CounterSnapshot) -> None:
         """Start over with counters as a whole.
@@ -173,7 +178,7 @@ class LiveState:
             return model
         rows = np.arange(known, self.catalog.num_items)
         scorer = model.scorer.with_items(rows, self.catalog.vectors_VD[known:])
-        return ServedModel(model.head, scorer, model.blend)
+        return replace(model, scorer=scorer)
 
 
 def _with_prefix(payload: Mapping[str, NDArray[Any]], prefix: str) -> dict[str, NDArray[Any]]:

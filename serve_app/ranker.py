@@ -97,6 +97,7 @@ def rank(state: LiveState, history: History, query: Query) -> Ranking:
         components=components,
         weights=blended.shares,
         eligible_V=eligible_V,
+        factors=None if state.model is None else state.model.factors,
     )
     rows, explores = _chosen(ranked, top_k(blended.scores_V, eligible_V, query.k), query)
     shares = _shares(ranked, rows)
@@ -130,6 +131,7 @@ def score_components(state: LiveState, history: History) -> dict[str, Floats]:
         history,
         half_life_index=nearest_half_life(state.counters.half_lives, BLEND_HALF_LIFE),
         num_items=state.catalog.num_items,
+        factors=None if state.model is None else state.model.factors,
     )
     if scorer is None:
         components["content"] = content_scores(state.text_unit_VD, history.rows_H)

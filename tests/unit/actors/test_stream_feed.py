@@ -108,7 +108,7 @@ def test_a_part_without_one_known_item_still_moves_the_watermark(make: Make) -> 
     world.append(0, clicks(0, "nothing"))
     [part] = world.take()
     assert (len(part.events), part.num_read, world.feed.watermark) == (0, 1, [0])
-    world.feed.count(part.events)
+    world.feed.count(part)
     assert world.feed.counters.num_events == 0
 
 
@@ -144,7 +144,7 @@ def test_counting_is_what_plain_counters_do_on_the_same_events(make: Make) -> No
     world.put("a", "b")
     world.append(0, clicks(0, "a", "b", "a"))
     for part in world.take(enough=3):
-        world.feed.count(part.events)
+        world.feed.count(part)
     rows_N = np.array([0, 1, 0], np.int32)
     counted(world, [(rows_N, [[-1, -1, -1], [0, -1, -1], [1, 0, -1]])])
 
@@ -155,7 +155,7 @@ def test_a_rewind_counts_up_to_the_watermark_and_goes_on_right_behind_it(make: M
     world.append(0, clicks(0, "a", "b", "a"))
     world.append(1, clicks(0, "b", "b", user="v"))
     for part in world.take(enough=5):
-        world.feed.count(part.events)
+        world.feed.count(part)
     world.feed.rewind((1, -1))
     assert world.feed.watermark == [1, -1]
     counted(world, [(np.array([0, 1], np.int32), [[-1, -1, -1], [0, -1, -1]])])

@@ -66,6 +66,18 @@ def test_every_command_and_every_option_is_explained() -> None:
         assert (name, unexplained) == (name, [])
 
 
+def test_a_package_that_a_setting_needs_is_asked_for_before_anything_is_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "rheos.toml").write_text("[ials]\nenabled = true\n")
+    monkeypatch.setitem(sys.modules, "implicit.cpu.als", None)
+    monkeypatch.setattr("cluster.launch.start_ray", lambda _: pytest.fail("started"))
+    said = complaint(monkeypatch, capsys, "up")
+    assert said.startswith("rheos: ")
+    assert "pip install 'rheos[ials]'" in said
+    assert not (tmp_path / "rheos-data").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [

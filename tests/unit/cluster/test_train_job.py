@@ -1,11 +1,13 @@
+import sys
 from pathlib import Path
 
 import pytest
+import ray
 
 from actors.lessons import TrainingJobSettings
 from actors.settings import LoopSettings
 from cluster.config import Settings, SettingsError
-from cluster.train_job import job_settings, read_settings, scaling
+from cluster.train_job import job_settings, main, read_settings, scaling
 
 CHANGED = """
 [loop]
@@ -20,6 +22,8 @@ half_lives = [7.0, 70.0]
 fresh_windows = 9
 [blend]
 top = 33
+[ials]
+factors = 7
 [filters]
 span = 77
 [guard]
@@ -58,6 +62,18 @@ def test_workers_get_every_section_they_need_as_it_was_set(settings: Settings) -
     for name in {*TrainingJobSettings.model_fields} - {"seed"}:
         assert getattr(received, name) == getattr(settings, name)
     assert received.text.encoder == "bert-base-uncased"
+
+
+def test_without_the_solver_the_job_ends_with_what_to_install_before_it_joins_a_cluster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "rheos.toml"
+    path.write_text("[ials]\nenabled = true\n")
+    monkeypatch.setitem(sys.modules, "implicit.cpu.als", None)
+    monkeypatch.setattr(sys, "argv", ["train_job", "--settings", str(path)])
+    monkeypatch.setattr(ray, "init", lambda **_: pytest.fail("joined a cluster"))
+    with pytest.raises(SystemExit, match=r"pip install 'rheos\[ials\]'"):
+        main()
 
 
 @pytest.mark.parametrize(

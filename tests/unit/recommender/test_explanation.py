@@ -3,15 +3,21 @@ import pytest
 
 from recommender.blend import standardise
 from recommender.counters import Counters
-from recommender.explanation import Explanation, Ranked, explain
+from recommender.explanation import Explanation, Ranked, _pulls, explain
+from recommender.implicit_factors import ItemFactors
 from recommender.model_inputs import text_moments, unit_text
 from recommender.ranking import History, component_scores, content_scores
+from recommender.settings import FactorSettings
 from recommender.windows import Windows
 
 NUM_ITEMS = 40
 ELIGIBLE_V = np.arange(NUM_ITEMS) >= 25
 TARGETS_K = np.array([30, 33])
 WEIGHTS = {"rules": 0.5, "popularity": 0.1, "net": 0.25, "content": 0.15}
+FACTORS = ItemFactors.of(
+    np.random.default_rng(7).normal(size=(NUM_ITEMS - 3, 4)).astype(np.float32),
+    FactorSettings(regularisation=0.5),
+)
 
 
 class SumOfPairs:
@@ -33,7 +39,7 @@ class SumOfPairs:
         )
 
 
-def ranked_for(rows: list[int]) -> Ranked:
+def ranked_for(rows: list[int], factors: ItemFactors | None = None) -> Ranked:
     counters = Counters(num_items=NUM_ITEMS)
     rng = np.random.default_rng(6)
     counters.update(
@@ -50,9 +56,10 @@ def ranked_for(rows: list[int]) -> Ranked:
         counters=counters,
         text_unit_VD=net.text_unit,
         history=history,
-        components=component_scores(net, counters, history, half_life_index=1),
-        weights=WEIGHTS,
+        components=component_scores(net, counters, history, half_life_index=1, factors=factors),
+        weights=WEIGHTS if factors is None else {**WEIGHTS, "ials": 0.2},
         eligible_V=ELIGIBLE_V,
+        factors=factors,
     )
 
 
@@ -94,6 +101,22 @@ def test_the_content_pulls_of_a_short_history_add_up_to_the_content_lift() -> No
             assert total == pytest.approx(explanation.lifts["content"], abs=1e-5)
             return
     pytest.fail("no target was pulled by both items")
+
+
+def test_the_ials_pulls_of_a_short_history_add_up_to_the_ials_lift() -> None:
+    ranked = ranked_for([3, 7, 11, 3], FACTORS)
+    pulls_SK = _pulls(ranked, TARGETS_K, ranked.lifts(TARGETS_K))["ials"]
+    np.testing.assert_allclose(pulls_SK.sum(axis=0), ranked.lifts(TARGETS_K)["ials"], atol=1e-6)
+    assert pulls_SK[0].tolist() == [0, 0], "an item speaks from its latest place"
+    assert (np.abs(pulls_SK[1:]) > 1e-4).all()
+
+
+def test_of_a_long_history_the_last_twenty_items_have_their_ials_pulls() -> None:
+    ranked = ranked_for([*range(24), 23], FACTORS)
+    pulls_SK = _pulls(ranked, TARGETS_K, ranked.lifts(TARGETS_K))["ials"]
+    assert pulls_SK.shape == (20, 2)
+    assert not pulls_SK[-2].any()
+    assert pulls_SK[-1].all()
 
 
 def test_the_net_loses_what_an_item_gave_when_it_is_left_out() -> None:

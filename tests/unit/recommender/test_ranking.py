@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from recommender.counters import Counters
+from recommender.implicit_factors import ItemFactors
 from recommender.ranking import (
     History,
     component_scores,
@@ -18,6 +19,7 @@ from recommender.ranking import (
     top_k,
     window_scores,
 )
+from recommender.settings import FactorSettings
 from recommender.windows import Windows
 
 EMPTY = History(np.zeros(0, np.int32), np.zeros(0, np.int8), np.zeros(0, np.int64))
@@ -152,3 +154,18 @@ def test_content_likes_texts_like_the_latest_items_best() -> None:
 def test_the_nearest_half_life_is_nearest_as_a_ratio() -> None:
     assert nearest_half_life((500.0, 2_000.0, 10_000.0), 2_000.0) == 1
     assert nearest_half_life((100.0, 10_000.0), 1_100.0) == 1
+
+
+def test_an_item_that_came_after_the_factors_is_level_with_one_that_had_no_event() -> None:
+    items_VF = np.array([[1, 0], [-1, 0], [0, 0]], np.float32)
+    components = component_scores(
+        None,
+        Counters(num_items=5),
+        history_of(0),
+        half_life_index=0,
+        num_items=5,
+        factors=ItemFactors.of(items_VF, FactorSettings()),
+    )
+    scores_V = components["ials"]
+    assert scores_V[0] > 0 > scores_V[1]
+    assert scores_V[2:].tolist() == [0, 0, 0]

@@ -26,6 +26,7 @@ from actors.messages import (
 from recommender.blend import Blend
 from recommender.counters import Counters
 from recommender.events import Event, Item, feedback_code
+from recommender.implicit_factors import ItemFactors
 from recommender.model import Recommender
 from recommender.settings import BlendSettings, ModelSettings
 from serve_app.live_state import LiveState
@@ -191,7 +192,12 @@ class FakeParameterStore(FakeActor):
         self.versions: list[tuple[Manifest, Mapping[str, NDArray[Any]]]] = []
         self.head: Head | None = None
 
-    async def publish(self, catalog: FakeItemCatalog, trained_through: int = -1) -> Manifest:
+    async def publish(
+        self,
+        catalog: FakeItemCatalog,
+        trained_through: int = -1,
+        factors: ItemFactors | None = None,
+    ) -> Manifest:
         """Train nothing, but make the version that it would give."""
         items = catalog.items
         model = Recommender(SMALL_MODEL, text_vectors(items), seed=len(self.versions))
@@ -211,6 +217,8 @@ class FakeParameterStore(FakeActor):
             **{f"model.{name}": array for name, array in model.export_state().items()},
             **{f"blend.{name}": array for name, array in blend.state().items()},
         }
+        if factors is not None:
+            payload |= {f"ials.{name}": array for name, array in factors.state().items()}
         self.versions.append((manifest, payload))
         await self._move(manifest.version, "published")
         return manifest

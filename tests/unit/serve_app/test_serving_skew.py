@@ -16,16 +16,18 @@ from recommender.counters import Counters, previous_items
 from recommender.datasets import Dataset
 from recommender.fresh_scoring import LEARNING, ScoredEvents, score_fresh
 from recommender.fresh_scoring import LiveState as OfflineState
+from recommender.implicit_factors import FactorLearner
 from recommender.model import Recommender
 from recommender.ranking import BLEND_HALF_LIFE, History, nearest_half_life
 from recommender.replay import ReplayMemory
 from recommender.scorer import Scorer
-from recommender.settings import BlendSettings, ModelSettings
+from recommender.settings import BlendSettings, FactorSettings, ModelSettings
 from recommender.simulator import SimulatorSettings, simulate
 from serve_app.live_state import LiveState
 from serve_app.ranker import Query, Ranking, rank
 
 MODEL = ModelSettings(dim=8, num_layers=2, num_heads=2, intermediate=16, window=20)
+FACTORS = FactorSettings(factors=6, regularisation=1.0, refit_events=70)
 NUM_BEFORE = 600
 
 
@@ -48,16 +50,20 @@ def _model(dataset: Dataset) -> Recommender:
     return model
 
 
-def _replica(dataset: Dataset, model: Recommender, blend: Blend) -> LiveState:
+def _replica(
+    dataset: Dataset, model: Recommender, blend: Blend, factors: FactorLearner | None
+) -> LiveState:
     state = LiveState(MODEL, BlendSettings(), num_shards=1)
     rows = np.arange(len(dataset.items))
     vectors = text_vectors(dataset.items)
     state.apply_catalog(CatalogChanges(1, len(rows), rows, dataset.items, vectors))
-    _serve(state, model, blend)
+    _serve(state, model, blend, factors)
     return state
 
 
-def _serve(state: LiveState, model: Recommender, blend: Blend) -> None:
+def _serve(
+    state: LiveState, model: Recommender, blend: Blend, factors: FactorLearner | None
+) -> None:
     manifest = Manifest(
         version=state.model_version + 1,
         parent=state.model_version,
@@ -71,15 +77,17 @@ def _serve(state: LiveState, model: Recommender, blend: Blend) -> None:
     )
     payload = {f"model.{name}": array for name, array in model.export_state().items()}
     payload |= {f"blend.{name}": array for name, array in blend.state().items()}
+    if factors is not None:
+        payload |= {f"ials.{name}": array for name, array in factors.state().items()}
     state.apply_model(state.build_model(Head(manifest.version, manifest, "published"), payload))
 
 
-def _moments(dataset: Dataset, num_scored: int) -> Iterator[Moment]:
+def _moments(dataset: Dataset, num_scored: int, factors: FactorLearner | None) -> Iterator[Moment]:
     model = _model(dataset)
     scorer = Scorer.from_state(model.export_state(), MODEL)
     blend = Blend(BlendSettings(guard_min_events=20))
-    offline = OfflineState(Counters(MODEL.half_lives, len(dataset.items)))
-    replica = _replica(dataset, model, blend)
+    offline = OfflineState(Counters(MODEL.half_lives, len(dataset.items)), factors=factors)
+    replica = _replica(dataset, model, blend, factors)
     memory = ReplayMemory(window=MODEL.window)
     for index in range(NUM_BEFORE + num_scored):
         user, row = int(dataset.users_N[index]), int(dataset.rows_N[index])
@@ -101,19 +109,25 @@ def _moments(dataset: Dataset, num_scored: int) -> Iterator[Moment]:
         )
         if index >= NUM_BEFORE:
             yield Moment(item_id, scored, online)
-        _serve(replica, model, blend)
+        _serve(replica, model, blend, factors)
         previous = previous_items(fresh.windows)
         replica.apply_updates(
             CounterUpdates("boot", index + 1, fresh.items_N, previous, (index,), (0,))
         )
 
 
-@pytest.fixture(scope="module")
-def moments() -> list[Moment]:
+@pytest.fixture(scope="module", params=["without iALS", "with iALS"])
+def moments(request: pytest.FixtureRequest) -> list[Moment]:
+    factors = None
+    if request.param == "with iALS":
+        pytest.importorskip("implicit")
+        factors = FactorLearner(0, FACTORS)
     dataset = simulate(
         SimulatorSettings(num_events=800, num_items=120, num_users=60, initial_share=0.5, seed=1)
     )
-    return list(_moments(dataset, num_scored=100))
+    moments = list(_moments(dataset, num_scored=100, factors=factors))
+    assert all(("ials" in m.offline.ranks) == (factors is not None) for m in moments)
+    return moments
 
 
 def test_the_ranks_of_100_events_are_equal_online_and_offline(moments: list[Moment]) -> None:
