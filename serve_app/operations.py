@@ -63,6 +63,7 @@ _MANIFEST = {
     "metrics": {"ndcg_at_10": 0.121},
     "checksums": {},
     "encoder": "minilm",
+    "quarantined": [],
 }
 _EVENT = {
     "event_id": "web-8812-1",
