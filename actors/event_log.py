@@ -324,8 +324,8 @@ class EventLog:
         if not contents.num_rows:
             remove_file(path)
             return
-        if contents.cut_bytes:
-            truncate_file(path, contents.size_bytes)
+        # Also where nothing is cut: the last batch may be in the page cache alone.
+        truncate_file(path, contents.size_bytes)
         self._segments.append(replace(segment, num_events=contents.num_rows))
         if is_last:
             self._writer = SegmentWriter(path, LOG_SCHEMA, contents.size_bytes, self._epoch)

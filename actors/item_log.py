@@ -12,7 +12,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from actors.checked_segment import SegmentWriter, read_segment
-from actors.durable_files import remove_file, sha256_of, storage_error, truncate_file
+from actors.durable_files import (
+    fsync_folder,
+    remove_file,
+    sha256_of,
+    storage_error,
+    truncate_file,
+)
 from actors.messages import CorruptStorage, StorageError
 from recommender.events import Item
 
@@ -98,8 +104,9 @@ class AppendOnlyFile:
             if not contents.num_rows:
                 remove_file(self._path)
                 return []
-            if contents.cut_bytes:
-                truncate_file(self._path, contents.size_bytes)
+            # Also where nothing is cut: the last batch may be in the page cache alone.
+            truncate_file(self._path, contents.size_bytes)
+            fsync_folder(self._path.parent)
         except OSError as error:
             raise storage_error(f"cut {self._path}", error) from error
         self.offset = contents.num_rows

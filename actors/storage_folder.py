@@ -63,6 +63,7 @@ class StorageFolder:
         except OSError as error:
             raise StorageError(f"claim {path}: {error}") from error
         try:
+            _settle(data_dir, name)
             _check_identity(data_dir, name, identity)
             epoch = _raise_epoch(path / _EPOCH)
         except BaseException:
@@ -83,6 +84,15 @@ class StorageFolder:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+
+def _settle(data_dir: Path, name: str) -> None:
+    """Make durable what the last owner did to names, now that it is surely gone."""
+    try:
+        for folder in (data_dir, (data_dir / name).parent, data_dir / name):
+            make_folder(folder)
+    except OSError as error:
+        raise StorageError(f"claim {data_dir / name}: {error}") from error
 
 
 def _lock(path: Path, wait_s: float) -> int:
@@ -132,6 +142,7 @@ def _installation(data_dir: Path) -> Iterator[dict[str, Any]]:
         path = data_dir / _INSTALLATION
         if not path.exists():
             replace_file(path, _json({"install_id": uuid.uuid4().hex, "initialised": []}))
+        _settle(data_dir, ".")  # a part that died may have replaced it just now
         yield _read_json(path)
     finally:
         os.close(lock)
