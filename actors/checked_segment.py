@@ -133,18 +133,26 @@ class SegmentWriter:
 
 
 def read_segment(
-    path: Path, schema: pa.Schema, first_offset: int, *, is_last: bool
+    path: Path, schema: pa.Schema, first_offset: int, *, is_last: bool, num_certain: int = 0
 ) -> SegmentContents:
     """Every batch of a file, checked; see `parse_segment`."""
     try:
         data = path.read_bytes()
     except OSError as error:
         raise CorruptStorage(f"{path} cannot be read: {error}") from error
-    return parse_segment(data, schema, first_offset, is_last=is_last, name=str(path))
+    return parse_segment(
+        data, schema, first_offset, is_last=is_last, num_certain=num_certain, name=str(path)
+    )
 
 
 def parse_segment(
-    data: bytes, schema: pa.Schema, first_offset: int, *, is_last: bool, name: str
+    data: bytes,
+    schema: pa.Schema,
+    first_offset: int,
+    *,
+    is_last: bool,
+    num_certain: int = 0,
+    name: str,
 ) -> SegmentContents:
     """Every batch of a segment, checked.
 
@@ -153,6 +161,7 @@ def parse_segment(
         schema: What its schema must be, exactly.
         first_offset: Offset of its first row.
         is_last: Whether the file was being written: then a torn tail is no error.
+        num_certain: Rows that it has for certain: none of them can be in a torn tail.
         name: What errors call the file.
 
     Raises:
@@ -160,8 +169,10 @@ def parse_segment(
             segment. A tail is torn if no whole batch follows it.
     """
     batches, end, reason = _read_batches(data, schema, first_offset)
-    if reason and (not is_last or _a_batch_follows(data, end, schema)):
-        next_offset = first_offset + sum(batch.num_rows for batch in batches)
+    num_rows = sum(batch.num_rows for batch in batches)
+    may_be_torn = is_last and num_rows >= num_certain
+    if reason and not (may_be_torn and not _a_batch_follows(data, end, schema)):
+        next_offset = first_offset + num_rows
         raise CorruptStorage(f"{name} is damaged at byte {end}, offset {next_offset}: {reason}")
     return SegmentContents(tuple(batches), end, len(data) - end)
 

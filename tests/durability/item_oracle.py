@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from actors.high_water import HighWater
 from actors.item_log import ITEM_SCHEMA, AppendOnlyFile, item_batch, items_of
 from actors.storage_folder import StorageFolder
 from recommender.events import Item
@@ -26,7 +27,12 @@ def open_items(data_dir: Path) -> Iterator[OpenItems]:
     """The file of the items, opened and closed as the catalogue does."""
     folder = StorageFolder.claim(data_dir, "items", {}, lock_wait_s=0.0)
     try:
-        file = AppendOnlyFile(folder.path / "items.arrow", ITEM_SCHEMA, folder.epoch)
+        file = AppendOnlyFile(
+            folder.path / "items.arrow",
+            ITEM_SCHEMA,
+            folder.epoch,
+            HighWater(folder.path / "high_water.json"),
+        )
         yield OpenItems(file, [item for batch in file.open() for item in items_of(batch)])
         file.close()
     finally:

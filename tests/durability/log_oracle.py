@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from actors.event_log import EVENT_SCHEMA, EventLog, event_batch
+from actors.messages import StorageError
 from actors.storage_folder import StorageFolder
 from recommender.events import Event
 
@@ -60,6 +61,7 @@ class Group:
     events: Sequence[Event]
     sent_at: int
     acknowledged_at: int | None = None
+    refused_at: int | None = None
 
     def rows(self, first_offset: int) -> list[Row]:
         """What the log must have of them."""
@@ -99,6 +101,20 @@ class LogLedger:
         log.append(event_batch(group.events), acknowledged_ms(log.next_offset))
         group.acknowledged_at = self.now()
 
+    def insist(self, log: EventLog, size: int) -> None:
+        """Send new events, and once more if they are refused.
+
+        Raises:
+            StorageError: If they are refused again.
+        """
+        try:
+            self.append(log, size)
+        except StorageError:
+            if log.failure:
+                raise
+            self.groups[-1].refused_at = self.now()
+            self.send(log, Group(self.groups[-1].events, self.now()))
+
     def go_on(self, log: EventLog) -> None:
         """What a client does when the service is back: it sends again what was not acknowledged.
 
@@ -122,7 +138,7 @@ class LogLedger:
         for group in self.groups:
             if group.acknowledged_at is not None and group.acknowledged_at <= moment:
                 rows.extend(group.rows(len(rows)))
-            elif group.sent_at <= moment:
+            elif group.sent_at <= moment and moment < (group.refused_at or moment + 1):
                 under_way.append(group)
         return [rows, *(rows + group.rows(len(rows)) for group in under_way)]
 

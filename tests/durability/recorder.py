@@ -254,6 +254,8 @@ def _watch_names(recording: Recording, patch: pytest.MonkeyPatch) -> None:
                 return
             assert source[0] == target[0], "not modelled: a rename to another folder"
             node = recording.node_at(source)
+            if node is None:
+                real_rename(old, new)  # which raises
             assert node is not None
             is_folder = Path(old).is_dir()
             operation = Link(*target, node, is_folder=is_folder, old=source[1])
