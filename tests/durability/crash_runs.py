@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 from crash_disk import Tree, put_down
 from recorder import Killed, Recording, recorded
@@ -18,18 +18,13 @@ from actors.messages import ActorsError
 
 
 class Ledger(Protocol):
-    """What clients were told, see `LogLedger` and `StoreLedger`."""
-
-    now: Callable[[], int]
+    """What clients were told, see `LogLedger` and `StoreLedger`; it is given a clock as `now`."""
 
     def position(self, moment: int) -> Any:
         """What a disk is held to after a crash at a moment: equal if the demands are."""
 
     def check(self, data_dir: Path, moment: int) -> None:
         """Raise if a disk breaks a promise after a crash at a moment."""
-
-
-L = TypeVar("L", bound=Ledger)
 
 
 @dataclass
@@ -79,7 +74,7 @@ class scratch_folder:
 
 
 def power_losses(
-    tally: Tally, work: Callable[[Path, L], None], ledger: L
+    tally: Tally, work: Callable[[Path, Any], None], ledger: Any
 ) -> Iterator[tuple[int, Tree]]:
     """Check every state that a loss of power at any operation of the work may leave; gives them."""
     with scratch_folder() as folder:
@@ -112,9 +107,9 @@ def crashes_of_recovery(
 
 def kills(
     tally: Tally,
-    work: Callable[[Path, L], None],
-    go_on: Callable[[Path, L], None],
-    new_ledger: Callable[[], L],
+    work: Callable[[Path, Any], None],
+    go_on: Callable[[Path, Any], None],
+    new_ledger: Callable[[], Any],
     step: int = 1,
 ) -> None:
     """Kill the process at every `step`-th operation, go on, and lose power at any time after.
@@ -125,7 +120,7 @@ def kills(
     while True:
         with scratch_folder() as folder, recorded(folder / "data") as recording:
             ledger = new_ledger()
-            ledger.now = lambda recording=recording: len(recording)  # type: ignore[misc]
+            ledger.now = lambda recording=recording: len(recording)
             was_killed = _killed(recording, kill_at, lambda: work(folder / "data", ledger))  # noqa: B023
             if not was_killed:
                 return

@@ -1,4 +1,4 @@
-"""An fsync that fails acknowledges nothing, is not tried again on its descriptor, and costs nothing.
+"""An fsync that fails acknowledges nothing, costs nothing, and is not tried again.
 
 The disk is one that has lost the data of the failed fsync, whatever a later fsync says.
 """
