@@ -12,7 +12,7 @@ from __future__ import annotations
 import io
 import os
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,15 @@ class SegmentContents:
     def num_rows(self) -> int:
         """Rows of all batches."""
         return sum(batch.num_rows for batch in self.batches)
+
+
+@dataclass(frozen=True)
+class FoundBatch:
+    """A whole batch in a damaged file: the offset of its first row, and where it ends."""
+
+    batch: pa.RecordBatch
+    first_offset: int
+    end_byte: int
 
 
 class SegmentWriter:
@@ -177,6 +186,17 @@ def parse_segment(
     return SegmentContents(tuple(batches), end, len(data) - end)
 
 
+def batches_behind(data: bytes, start: int, schema: pa.Schema) -> Iterator[FoundBatch]:
+    """Every whole batch that begins at or behind byte `start`, whatever lies between them."""
+    header = schema.serialize().to_pybytes()
+    place = data.find(_CONTINUATION, start)
+    while place >= 0:
+        found = _batch_at(header, data, place)
+        if found:
+            yield found
+        place = data.find(_CONTINUATION, found.end_byte if found else place + 1)
+
+
 def _read_batches(
     data: bytes, schema: pa.Schema, next_offset: int
 ) -> tuple[list[pa.RecordBatch], int, str]:
@@ -223,20 +243,19 @@ def _complaint(message: bytes, metadata: Any, next_offset: int) -> str:
 
 def _a_batch_follows(data: bytes, start: int, schema: pa.Schema) -> bool:
     """Whether a whole batch lies behind `start`: then the damage is not a torn tail."""
-    header = schema.serialize().to_pybytes()
-    place = data.find(_CONTINUATION, start)
-    while place >= 0:
-        length = int.from_bytes(data[place + 4 : place + 8], "little")
-        if 0 < length < _MAX_METADATA_BYTES and _starts_with_a_batch(header, data[place:]):
-            return True
-        place = data.find(_CONTINUATION, place + 1)
-    return False
+    return next(batches_behind(data, start, schema), None) is not None
 
 
-def _starts_with_a_batch(header: bytes, data: bytes) -> bool:
-    source = pa.BufferReader(header + data)
+def _batch_at(header: bytes, data: bytes, place: int) -> FoundBatch | None:
+    length = int.from_bytes(data[place + 4 : place + 8], "little")
+    if not 0 < length < _MAX_METADATA_BYTES:
+        return None
+    source = pa.BufferReader(header + data[place:])
     try:
-        _, metadata = pa.ipc.open_stream(source).read_next_batch_with_custom_metadata()
-    except (StopIteration, pa.ArrowException, OSError, ValueError, MemoryError):
-        return False
-    return _is_whole(data[: source.tell() - len(header)], metadata)
+        batch, metadata = pa.ipc.open_stream(source).read_next_batch_with_custom_metadata()
+        end = place + source.tell() - len(header)
+        if not _is_whole(data[place:end], metadata):
+            return None
+        return FoundBatch(batch, int(metadata[_FIRST]), end)
+    except (StopIteration, pa.ArrowException, OSError, ValueError, MemoryError, KeyError):
+        return None

@@ -7,7 +7,7 @@ import os
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +84,19 @@ class StorageFolder:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+
+@contextmanager
+def hold_all(data_dir: Path) -> Iterator[None]:
+    """Lock every part of an installation at once, and change nothing.
+
+    Raises:
+        StorageError: If a process is at work on one of them.
+    """
+    with ExitStack() as held:
+        for lock in sorted(data_dir.glob("*/**/" + _LOCK)):
+            held.callback(os.close, _lock(lock, wait_s=0.0))
+        yield
 
 
 def _settle(data_dir: Path, name: str) -> None:

@@ -99,14 +99,16 @@ class HeadRecord:
 class VersionFiles:
     """Reads and writes versions. A version is on disk whole or not at all, and never changes."""
 
-    def __init__(self, folder: Path) -> None:
-        """Open the folder; what a crash left unfinished is removed.
+    def __init__(self, folder: Path, *, is_read_only: bool = False) -> None:
+        """Open the folder; unless it is only read, what a crash left unfinished is removed.
 
         Raises:
             StorageError: If it cannot be written.
         """
         self._versions = folder / "versions"
         self._head = folder / "head.json"
+        if is_read_only:
+            return
         try:
             make_folder(self._versions)
             remove_leftovers(self._versions)
@@ -115,7 +117,7 @@ class VersionFiles:
 
     def numbers(self) -> list[int]:
         """The versions on disk, rising."""
-        return sorted(int(path.name) for path in self._versions.iterdir() if path.name.isdecimal())
+        return sorted(int(path.name) for path in self._versions.glob("*") if path.name.isdecimal())
 
     def write(self, manifest: Manifest, model: Arrays, trainer: Arrays) -> Manifest:
         """Write version `manifest.version`; gives its manifest with the checksums.
