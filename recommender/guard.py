@@ -60,6 +60,7 @@ class Guard:
             half_life=settings.urgent_half_life,
             max_rate_factor=settings.urgent_rate_factor,
             max_fresh_share=settings.urgent_fresh_share,
+            min_replay_half_life=settings.urgent_replay_half_life,
         )
         self.trusted: int | None = None
         self.candidate: int | None = None  # for trust

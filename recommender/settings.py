@@ -198,3 +198,5 @@ class GuardSettings(Section):
     """What a drift multiplies the learning rate by at most."""
     urgent_fresh_share: float = Field(default=0.5, ge=0.0, le=1.0)
     """Share of fresh windows in a batch right after a drift."""
+    urgent_replay_half_life: float = Field(default=2_000.0, gt=0.0)
+    """Half-life, in events, of the age of replayed events right after a drift."""
