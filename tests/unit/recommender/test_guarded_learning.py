@@ -168,7 +168,9 @@ def test_weights_that_are_not_finite_are_never_served() -> None:
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("name", sorted(Recommender(MODEL, np.eye(NUM_ITEMS)).export_state()))
+@pytest.mark.parametrize(
+    "name", sorted(Recommender(MODEL, np.eye(NUM_ITEMS, dtype=np.float32)).export_state())
+)
 def test_no_array_of_a_version_may_hold_a_number_that_is_not_finite(name: str, bad: float) -> None:
     state = Recommender(MODEL, np.eye(NUM_ITEMS, dtype=np.float32)).export_state()
     spoilt_array = np.array(state[name])
