@@ -10,6 +10,7 @@ high_water.json                        an offset the log reached for certain, se
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -73,8 +74,11 @@ def event_batch(events: Sequence[Event]) -> pa.RecordBatch:
     """Events as columns.
 
     Raises:
-        ValueError: If a text is not valid Unicode or a number does not fit.
+        ValueError: If a text is not valid Unicode, or a number does not fit or is not finite.
     """
+    for index, event in enumerate(events):
+        if not math.isfinite(event.value):
+            raise ValueError(f"not an event: number {index} of the batch has value {event.value}")
     try:
         columns = [
             pa.array([getattr(event, field.name) for event in events], field.type)

@@ -229,7 +229,11 @@ class ItemCatalog:
         catalog.cached.clear()  # from here on the table has them all
 
     async def _encode(self, catalog: Catalog, items: Sequence[Item]) -> NDArray[np.float32]:
-        """The vectors of the items' texts: those already shown, those on disk, then new ones."""
+        """The vectors of the items' texts: those already shown, those on disk, then new ones.
+
+        Raises:
+            ValueError: If the encoder gave a vector that is not finite.
+        """
         loop = asyncio.get_running_loop()
         if self._encoder is None:
             self._encoder = await loop.run_in_executor(self._encoder_thread, self._encoder_factory)
@@ -249,6 +253,7 @@ class ItemCatalog:
             encoded_ND = await loop.run_in_executor(
                 self._encoder_thread, encoder.encode, list(texts.values())
             )
+            _check_finite(encoded_ND, encoder.name)
             vectors.update(zip(texts, encoded_ND, strict=True))
             await self._keep(catalog, texts, encoded_ND)
         return np.stack([vectors[key] for key in keys])
@@ -261,3 +266,10 @@ class ItemCatalog:
         except StorageError as error:
             # Only a cache: a restart encodes these again.
             logger.warning("text vectors not kept error=%s", error)
+
+
+def _check_finite(vectors_ND: NDArray[np.float32], encoder: str) -> None:
+    """One vector that is not finite would spoil the moments that all texts are standardised by."""
+    num_bad = int((~np.isfinite(vectors_ND).all(axis=1)).sum())
+    if num_bad:
+        raise ValueError(f"{num_bad} of {len(vectors_ND)} text vectors of {encoder} are not finite")

@@ -178,7 +178,7 @@ class VectorCache:
         self._file = AppendOnlyFile(path, VECTOR_SCHEMA)
 
     def read(self) -> dict[str, NDArray[np.float32]]:
-        """Every vector by its key."""
+        """Every finite vector by its key; the text of another has to be read again."""
         try:
             batches = self._file.open()
         except CorruptStorage as error:
@@ -190,7 +190,9 @@ class VectorCache:
         for batch in batches:
             keys = batch.column("key").to_pylist()
             values = batch.column("vector").flatten().to_numpy()
-            vectors.update(zip(keys, values.reshape(len(keys), -1), strict=True))
+            vectors_ND = values.reshape(len(keys), -1)
+            finite_N = np.isfinite(vectors_ND).all(axis=1)
+            vectors.update((keys[n], vectors_ND[n]) for n in np.flatnonzero(finite_N).tolist())
         return vectors
 
     def add(self, keys: Sequence[str], vectors_ND: NDArray[np.float32]) -> None:

@@ -82,7 +82,7 @@ class Teacher:
             num_shards=settings.buffer.num_shards,
             seed=settings.seed,
         )
-        self._memory = MemoryProbes(lambda n: self._replay(n, "uniform"))
+        self._memory = MemoryProbes(lambda n: self._replay(n, "uniform", 1.0))
         self._pinned: set[int] = set()
         self._decisions: list[Decision] = []  # since the last version; the next one tells them
         self._counts = {f"num_{name}": 0.0 for name in ("rejected", "rolled_back", "adapted")}
@@ -118,7 +118,7 @@ class Teacher:
     def warmup_batches(self) -> list[Windows]:
         """Some batches of windows anchored at events drawn evenly."""
         size = self.settings.training.batch_windows
-        windows = self._replay(size * _WARMUP_PREFETCH_STEPS, "uniform")
+        windows = self._replay(size * _WARMUP_PREFETCH_STEPS, "uniform", 1.0)
         if windows is None:
             raise RuntimeError("no event in the buffer is of an item in the catalogue")
         return [
@@ -257,7 +257,7 @@ class Teacher:
         num_steps = max(1, -(-training.steps_per_500_events * num_fresh // 500))
         newest = newest_windows(parts, pace.fresh_windows * num_steps, self.lineage.leave_out())
         num_older = training.batch_windows * num_steps - (0 if newest is None else len(newest))
-        older = self._replay(num_older, training.replay_strategy)
+        older = self._replay(num_older, training.replay_strategy, pace.replay_half_life)
         return Lesson(
             growth,
             round_batches(newest, older, num_steps, self._random),
@@ -380,13 +380,13 @@ class Teacher:
         for part in parts:
             self.lineage.guard.probes.add(len(part.events), *held_out_events(part, leave_out))
 
-    def _replay(self, num_windows: int, strategy: Strategy) -> Windows | None:
+    def _replay(self, num_windows: int, strategy: Strategy, half_life: float) -> Windows | None:
         self._samples += 1
         seed = hash((self.settings.seed, self._samples)) & 0x7FFF_FFFF
         return self.feed.replay(
             num_windows,
             strategy,
-            self.settings.training.replay_half_life,
+            half_life,
             seed,
             self.lineage.leave_out(),
         )

@@ -38,6 +38,8 @@ _STEERING_HEADERS = (
     "x-session-id",
     "serve-multiplexed-model-id",
 )
+# The replica's parser answers a method it has never heard of by itself, in plain text.
+_KNOWN_METHODS = "GET HEAD POST PUT PATCH DELETE OPTIONS TRACE CONNECT"
 _REQUEST_ID = "^[A-Za-z0-9._-]{1,64}$"
 
 
@@ -223,6 +225,8 @@ def _guard_frontend(lines: list[str], limits: IngressLimits) -> list[str]:
         f"tcp-request connection reject if {{ sc0_conn_cur gt {num_connections} }}",
         # The announced length; a chunked body is counted in the replica.
         f"http-request deny deny_status 413 if {{ req.body_size gt {num_bytes} }}",
+        # No route has TRACE: the replica answers 405, with the methods that the path does have.
+        f"http-request set-method TRACE unless {{ method {_KNOWN_METHODS} }}",
         *steering,
         # Serve answers and logs this one as it came.
         "acl has_one_request_id req.fhdr_cnt(x-request-id) eq 1",

@@ -86,6 +86,7 @@ def error_page(status: int) -> bytes:
         "Content-Type: application/problem+json",
         f"Content-Length: {len(body)}",
         "Cache-Control: no-store",
+        "X-Content-Type-Options: nosniff",
         *(["Retry-After: 1"] if status in (502, 503) else []),
         "Connection: close",
     ]

@@ -68,15 +68,17 @@ class Pace:
     Attributes:
         learning_rate: Step size of the optimiser.
         fresh_windows: How many windows of a batch end at the newest events.
+        replay_half_life: Half-life, in events, of the age of the replayed ones under `recency`.
     """
 
     learning_rate: float
     fresh_windows: int
+    replay_half_life: float
 
     @classmethod
     def of(cls, training: TrainingSettings) -> Pace:
         """The pace that the settings give."""
-        return cls(training.learning_rate, training.fresh_windows)
+        return cls(training.learning_rate, training.fresh_windows, training.replay_half_life)
 
 
 @dataclass
@@ -88,11 +90,13 @@ class Urgency:
         half_life: Events after which half of it is left.
         max_rate_factor: What the learning rate is multiplied by at level 1.
         max_fresh_share: Share of fresh windows in a batch at level 1.
+        min_replay_half_life: Half-life of the age of replayed events at level 1.
     """
 
     half_life: float
     max_rate_factor: float
     max_fresh_share: float
+    min_replay_half_life: float
     level: float = 0.0
 
     def alarm(self) -> None:
@@ -106,8 +110,10 @@ class Urgency:
     def pace(self, training: TrainingSettings) -> Pace:
         """The pace at this level; that of the settings at level 0."""
         fresh = training.fresh_windows
+        shorter = min(1.0, self.min_replay_half_life / training.replay_half_life)
         most_fresh = max(fresh, round(self.max_fresh_share * training.batch_windows))
         return Pace(
             learning_rate=training.learning_rate * (1 + self.level * (self.max_rate_factor - 1)),
             fresh_windows=round(fresh + self.level * (most_fresh - fresh)),
+            replay_half_life=training.replay_half_life * shorter**self.level,
         )

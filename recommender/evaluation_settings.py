@@ -8,8 +8,10 @@ from recommender.blend import BLEND
 from recommender.fresh_scoring import LEARNING
 from recommender.implicit_factors import IALS
 from recommender.settings import (
+    NO_FILTERS,
     BlendSettings,
     FactorSettings,
+    FilterSettings,
     GuardSettings,
     ModelSettings,
     Section,
@@ -49,5 +51,7 @@ class EvaluationSettings(Section):
     """Implicit matrix factorisation."""
     guard: GuardSettings | None = None
     """Guards of the training loop, with the users they hold out; without it all is learned."""
+    filters: FilterSettings = NO_FILTERS
+    """Which events may teach; the others only enter the history of their user."""
     round_events: int = Field(default=500, ge=1)
     """Events between two updates of the weights."""

@@ -8,6 +8,10 @@ The same object decides live and in offline evaluation. Three kinds of evidence:
 - beside it the trusted version, on the very same events. If that would have been better, what was
   learned since did the harm: roll back. If the metric falls and it would not, the world has
   changed: learn faster.
+
+Who came after the trusted version was made is one of many newcomers, or a bot among many, and what
+was learned from bots foresees bots. So users who were there before are judged apart as well: harm
+to them is harm, and a fall that they do not share is no change of the world.
 """
 
 from __future__ import annotations
@@ -37,6 +41,8 @@ from recommender.votes import votes
 
 _MAX_COMPARED = 5_000
 _MIN_COMPARED = 100
+_NUM_KNOWN = 50  # events of known users that tell whether they share a fall
+_MAX_AFTER = 200  # events after the alarm by which there must be so many
 _VOTES = 10  # scored events of one user in one round
 _CALM = 0.5  # urgency below which a version may become trusted: one half-life after an alarm
 
@@ -44,8 +50,8 @@ _CALM = 0.5  # urgency below which a version may become trusted: one half-life a
 class Guard:
     """Decides; never acts. Versions are numbers to it, and `trusted` is the one to go back to.
 
-    A version is trusted once `trust_events` events were scored after it was promoted without an
-    alarm, so the one before the last such is always older than a fall that is just being noticed.
+    A version is trusted once `trust_events` events were scored after it was promoted without a
+    fall, so the one before the last such is always older than a fall that is just being noticed.
     A restart loses the watch; the probes' slices are saved with every version.
     """
 
@@ -60,6 +66,7 @@ class Guard:
             half_life=settings.urgent_half_life,
             max_rate_factor=settings.urgent_rate_factor,
             max_fresh_share=settings.urgent_fresh_share,
+            min_replay_half_life=settings.urgent_replay_half_life,
         )
         self.trusted: int | None = None
         self.candidate: int | None = None  # for trust
@@ -67,14 +74,20 @@ class Guard:
         self._watch = PageHinkley(
             settings.fall_threshold, settings.fall_tolerance, settings.trust_events
         )
-        self._compared: deque[tuple[float, float]] = deque(maxlen=_MAX_COMPARED)
+        self._compared: deque[tuple[float, float, bool]] = deque(maxlen=_MAX_COMPARED)
+        self._watched: deque[tuple[float, bool]] = deque(maxlen=_MAX_COMPARED)
+        self._before_fall: list[tuple[float, bool]] | None = None  # once there is one to explain
+        self._num_users = 0
+        self._num_users_at: dict[int, int] = {}  # by version that is, or may become, trusted
         self._head_measured: dict[int, NDArray[np.float64]] = {}
 
     def begin(self, version: int) -> None:
         """Learning starts, or goes on, at a version: it is the one to go back to."""
         self.trusted, self.candidate = version, None
+        # Going back to a version, those who came after it are no better known than before.
+        self._num_users_at = {version: self._num_users_at.get(version, self._num_users)}
         self._num_scored = 0
-        self._watch.reset()
+        self._forget_watch()
         self._compared.clear()
         self.urgency.level = 0.0
         self._head_measured = {}
@@ -84,9 +97,10 @@ class Guard:
         if self.trusted is None:
             self.begin(version)
         elif self.candidate is None:
-            self.candidate, self._num_scored = version, 0
+            self._try(version)
         elif self._num_scored >= self.settings.trust_events and self.urgency.level < _CALM:
-            self.trusted, self.candidate, self._num_scored = self.candidate, version, 0
+            self.trusted = self.candidate
+            self._try(version)
             self._compared.clear()  # they were compared with another version
 
     def observe(
@@ -98,7 +112,7 @@ class Guard:
         """Watch a round's scored events, of which a few of each user count.
 
         Args:
-            users_K: Whose they are.
+            users_K: Whose they are, numbered in the order of first sight.
             served_K: NDCG@10 of the net as it was served.
             trusted_K: That of the trusted version; None if it is the head, so that there is nothing
                 to go back to.
@@ -109,14 +123,19 @@ class Guard:
         counted = votes(users_K, _VOTES)
         served_K = served_K[counted]
         trusted_K = served_K if trusted_K is None else trusted_K[counted]
+        known_K = users_K[counted] < self._num_users_at.get(self.trusted or 0, 0)
+        self._num_users = max(self._num_users, int(users_K.max(initial=-1)) + 1)
         has_fallen = False
-        for served, trusted in zip(served_K.tolist(), trusted_K.tolist(), strict=True):
+        for served, trusted, is_known in zip(
+            served_K.tolist(), trusted_K.tolist(), known_K.tolist(), strict=True
+        ):
             self._num_scored += 1
-            self._compared.append((served, trusted))
+            self._compared.append((served, trusted, is_known))
+            self._watched.append((served, is_known))
             has_fallen = self._watch.observe(served) or has_fallen
-        decision = self._compare(has_fallen)
+        decision = self._compare(has_fallen or self._before_fall is not None)
         if decision.verdict is not Verdict.KEEP:
-            self._watch.reset()
+            self._forget_watch()
         if decision.verdict is Verdict.ADAPT:
             self.urgency.alarm()
         return decision
@@ -165,34 +184,81 @@ class Guard:
         metrics = {**self.probes.metrics(measured), **decision.metrics}
         return Decision(decision.verdict, decision.reason, metrics)
 
+    def _try(self, version: int) -> None:
+        """A version that will be trusted if nothing happens."""
+        self.candidate, self._num_scored = version, 0
+        kept = (self.trusted, version)
+        self._num_users_at[version] = self._num_users
+        self._num_users_at = {v: n for v, n in self._num_users_at.items() if v in kept}
+
+    def _forget_watch(self) -> None:
+        self._watch.reset()
+        self._watched.clear()
+        self._before_fall = None
+
     def _compare(self, has_fallen: bool) -> Decision:
         """Compare with the trusted version: on the events of a fall, else on all since it stood.
 
         The second finds harm that came while something else hid it, a burst that is well predicted
         by what it spoilt; it asks for one standard error more, because it asks after every round.
         """
-        compared = np.array(self._compared).reshape(-1, 2)
+        compared = np.array(self._compared, np.float64).reshape(-1, 3)
         num_errors = self.settings.num_errors + 1
         if has_fallen:
             compared = compared[-max(self._watch.num_since_lowest, _MIN_COMPARED) :]
             num_errors = self.settings.num_errors
         if len(compared) < _MIN_COMPARED:
             return Decision(Verdict.KEEP, "too few events to compare on")
-        difference = Difference.of(compared[:, 0], compared[:, 1])
-        metrics = {
-            "fall_events": float(len(compared)),
-            "fall_mean_before": self._watch.mean,
-            "fall_ndcg_at_10": difference.candidate,
-            "fall_ndcg_at_10_trusted": difference.head,
-        }
-        what = f"progressive NDCG@10 over {len(compared)} events is {difference.candidate:.4f}"
-        if difference.is_loss(self.settings.margin, num_errors):
-            reason = f"{what}; the trusted version {self.trusted} has {difference.head:.4f}"
-            return Decision(Verdict.ROLL_BACK, reason, metrics)
+        metrics = {"fall_events": float(len(compared)), "fall_mean_before": self._watch.mean}
+        what = ""
+        for who, suffix, part in (
+            ("", "", compared),
+            (" of users it knew", "_known", compared[compared[:, 2] > 0]),
+        ):
+            if len(part) < _MIN_COMPARED:
+                continue
+            difference = Difference.of(part[:, 0], part[:, 1])
+            metrics[f"fall_ndcg_at_10{suffix}"] = difference.candidate
+            metrics[f"fall_ndcg_at_10{suffix}_trusted"] = difference.head
+            reason = (
+                f"progressive NDCG@10 over {len(part)} events{who} is {difference.candidate:.4f}; "
+                f"the trusted version {self.trusted} has {difference.head:.4f}"
+            )
+            if difference.is_loss(self.settings.margin, num_errors):
+                return Decision(Verdict.ROLL_BACK, reason, metrics)
+            what = what or reason
         if not has_fallen:
             return Decision(Verdict.KEEP, "no fall", metrics)
-        reason = (
-            f"{what}, a fall from {self._watch.mean:.4f}; the trusted version {self.trusted} "
-            f"has {difference.head:.4f}: the world has changed"
-        )
+        match self._known_share_the_fall():
+            case None:
+                self._num_scored = 0
+                return Decision(Verdict.KEEP, "too few events yet to explain a fall")
+            case False:
+                reason = f"a fall from {self._watch.mean:.4f} that only newcomers have: {what}"
+                self._forget_watch()
+                self._num_scored = 0  # nothing that was learned from them is trusted soon
+                return Decision(Verdict.KEEP, reason, metrics)
+        reason = f"a fall from {self._watch.mean:.4f}: the world has changed; {what}"
         return Decision(Verdict.ADAPT, reason, metrics)
+
+    def _known_share_the_fall(self) -> bool | None:
+        """Whether users who were there before are foreseen worse too; None as long as few are seen.
+
+        Events up to the alarm gave it, so they look worse than they are: later ones tell. Where
+        hardly anybody comes back, all users decide.
+        """
+        if self._before_fall is None:
+            watched = list(self._watched)
+            self._before_fall = watched[: len(watched) - self._watch.num_since_lowest]
+            self._watched.clear()
+        before, after = (
+            np.array(events, np.float64).reshape(-1, 2)
+            for events in (self._before_fall, self._watched)
+        )
+        known_before, known_after = before[before[:, 1] > 0, 0], after[after[:, 1] > 0, 0]
+        if len(known_before) < _NUM_KNOWN:
+            return True
+        if len(known_after) < _NUM_KNOWN:
+            return True if len(after) >= _MAX_AFTER else None
+        fall = before[:, 0].mean() - after[:, 0].mean()
+        return bool(known_before.mean() - known_after.mean() > fall / 2)

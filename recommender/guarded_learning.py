@@ -109,6 +109,8 @@ class GuardedLearning:
 
     def remember(self, fresh: FreshEvents) -> None:
         """Fresh events will be learned; those of measured users become probes."""
+        if not len(fresh):
+            return
         self._through = int(fresh.offsets_N[-1])
         held_out_N = self.leave_out().held_out(fresh.users_N)
         self.guard.probes.add(

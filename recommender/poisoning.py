@@ -1,6 +1,6 @@
 """Push attacks on a stream, and what they do to honest users with and without the filters.
 
-Axes: N events, V items, K scored events.
+Axes: N events, V items, K scored events, F fake users.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from recommender.rounds import round_batches
 from recommender.scorer import Scorer
 from recommender.settings import FilterSettings
 from recommender.training import Learner
-from recommender.windows import FreshEvents, Windows, select
+from recommender.windows import FreshEvents, Windows, newest_of
 
 Kind = Literal["burst", "clones", "bandwagon"]
 KINDS: tuple[Kind, ...] = ("burst", "clones", "bandwagon")
@@ -109,8 +109,27 @@ def inject(dataset: Dataset, attack: PushAttack | None) -> PoisonedStream:
     events_each = max(2, round(num_honest / num_users))
     rows = np.stack([_profile(dataset, attack, events_each, n, rng) for n in range(num_fakes)])
     places = np.sort(rng.uniform(attack.start, attack.stop, rows.shape), axis=1)
-    order_N = np.argsort(np.concatenate([np.arange(num_honest), places.ravel()]), kind="stable")
-    source_N = np.concatenate([np.arange(num_honest), places.ravel().astype(np.int64)])[order_N]
+    return mingle(dataset, f"{dataset.name}-{attack.kind}", rows, places)
+
+
+def mingle(
+    dataset: Dataset,
+    name: str,
+    rows_FN: NDArray[np.integer],
+    places_FN: NDArray[np.float64],
+) -> PoisonedStream:
+    """Put fake users' events between the honest ones.
+
+    Args:
+        dataset: The honest stream.
+        name: Of the new one.
+        rows_FN: Catalogue rows each fake user takes, in order; as many for each.
+        places_FN: After how many honest events each comes; its time is that of the next one.
+    """
+    num_honest, num_users = len(dataset), len(dataset.user_ids)
+    num_fakes, events_each = rows_FN.shape
+    order_N = np.argsort(np.concatenate([np.arange(num_honest), places_FN.ravel()]), kind="stable")
+    source_N = np.concatenate([np.arange(num_honest), places_FN.ravel().astype(np.int64)])[order_N]
     is_fake_N = order_N >= num_honest
 
     def merged(honest_N: NDArray[np.int32], fake: NDArray[np.integer]) -> NDArray[np.int32]:
@@ -119,10 +138,10 @@ def inject(dataset: Dataset, attack: PushAttack | None) -> PoisonedStream:
     fakes = np.repeat(np.arange(num_users, num_users + num_fakes), events_each)
     poisoned = replace(
         dataset,
-        name=f"{dataset.name}-{attack.kind}",
+        name=name,
         user_ids=(*dataset.user_ids, *(f"fake-{n}" for n in range(num_fakes))),
         users_N=merged(dataset.users_N, fakes),
-        rows_N=merged(dataset.rows_N, rows),
+        rows_N=merged(dataset.rows_N, rows_FN),
         feedback_N=dataset.feedback_N[source_N],
         values_N=dataset.values_N[source_N],
         event_types_N=np.asarray(dataset.event_types_N)[source_N],
@@ -263,7 +282,7 @@ class _Run:
     def _learn(self, learner: Learner, taught: FreshEvents) -> None:
         training = self._settings.training
         num_steps = learner.online_steps(len(taught))
-        newest = _newest(taught, training.fresh_windows * num_steps)
+        newest = newest_of(taught, training.fresh_windows * num_steps)
         older = self._older(training.batch_windows * num_steps - len(newest), "recency", self._rng)
         popularity_MV = self._live.counters.popularity()
         touched_V = self._live.counters.touched()
@@ -294,11 +313,3 @@ def _profile(
         fillers, int(rng.integers(num_fillers // 4, num_fillers + 1)), attack.target
     )
     return np.resize(profile, num_events)
-
-
-def _newest(fresh: FreshEvents, num_windows: int) -> Windows:
-    """Windows of fresh events: each user's latest first, then the others, newest first."""
-    _, latest = np.unique(fresh.users_N[::-1], return_index=True)
-    latest = len(fresh) - 1 - np.sort(latest)
-    others = np.setdiff1d(np.arange(len(fresh)), latest)[::-1]
-    return select(fresh.windows, np.concatenate([latest, others])[:num_windows])

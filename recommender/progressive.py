@@ -28,6 +28,7 @@ from recommender.evaluation_settings import (
     TRENDING,
     EvaluationSettings,
 )
+from recommender.fresh_filters import Recent, keep, screen, without_repeats
 from recommender.fresh_scoring import (
     LEARNING,
     LiveState,
@@ -47,14 +48,18 @@ from recommender.ranking import BLEND_HALF_LIFE, COMPONENTS, nearest_half_life
 from recommender.replay import ReplayMemory
 from recommender.rounds import round_batches
 from recommender.scorer import Scorer
+from recommender.settings import NO_FILTERS
 from recommender.slices import NUM_QUARTERS, Protocol, scored_events, slices_of
 from recommender.text_tuning import TextTuner
 from recommender.training import Learner
-from recommender.windows import FreshEvents, select
+from recommender.windows import FreshEvents, Windows, newest_of, select
 
 __all__ = ["EvaluationSettings", "QualityReport", "evaluate"]
 
 Progress = Callable[[int, int], None]
+
+OnScored = Callable[[NDArray[np.int64], Mapping[str, NDArray[np.float64]]], None]
+"""Sees the offsets of a round's scored events, [K], and the rank of each by ranking, [K] each."""
 
 _NEED_NET = frozenset({FROZEN, LEARNING, BLEND, BLEND_IALS, "content"})
 _NEED_STEPS = frozenset({LEARNING, BLEND, BLEND_IALS})
@@ -78,6 +83,9 @@ def evaluate(
     progress: Progress | None = None,
     cpu_clock: Callable[[], float] = time.process_time,
     tuner: TextTuner | None = None,
+    num_warm_up: int | None = None,
+    scored_N: NDArray[np.bool_] | None = None,
+    on_scored: OnScored | None = None,
 ) -> QualityReport:
     """Replay a dataset and measure how well each ranking foresees it.
 
@@ -94,6 +102,9 @@ def evaluate(
         progress: Called with events done (warm-up included) and events in all.
         cpu_clock: CPU seconds used so far.
         tuner: Reads the texts anew as it learns, from the end of the warm-up on; it has no items.
+        num_warm_up: Events before the stream; half of them if left out.
+        scored_N: Which events of the dataset to predict, in the place of the protocol's.
+        on_scored: Called after each round.
 
     Raises:
         ValueError: If a ranking is unknown, the texts are not those of the dataset, or there are
@@ -118,6 +129,9 @@ def evaluate(
         exclude_seen=exclude_seen,
         cpu_clock=cpu_clock,
         tuner=tuner,
+        num_warm_up=num_warm_up,
+        scored_N=scored_N,
+        on_scored=on_scored,
     )
     evaluation.run(progress or (lambda _done, _total: None))
     return evaluation.report()
@@ -139,6 +153,9 @@ class _Evaluation:
         exclude_seen: bool,
         cpu_clock: Callable[[], float],
         tuner: TextTuner | None,
+        num_warm_up: int | None,
+        scored_N: NDArray[np.bool_] | None,
+        on_scored: OnScored | None,
     ) -> None:
         self._tuner = tuner
         if tuner is not None:
@@ -152,8 +169,14 @@ class _Evaluation:
         self._cpu_clock = cpu_clock
         self._num_items = len(dataset.items)
         self._num_events = num_events
-        self._num_warm_up = num_events // 2
-        self._selected_N = scored_events(dataset, protocol, self._num_warm_up, num_events)
+        self._num_warm_up = num_events // 2 if num_warm_up is None else num_warm_up
+        self._selected_N = (
+            scored_events(dataset, protocol, self._num_warm_up, num_events)
+            if scored_N is None
+            else scored_N
+        )
+        self._on_scored = on_scored
+        self._recent = Recent.nothing()
         half_lives = settings.model.half_lives
         self._popularity_index = nearest_half_life(half_lives, _POPULARITY_HALF_LIFE)
         self._blend_index = nearest_half_life(half_lives, BLEND_HALF_LIFE)
@@ -188,8 +211,9 @@ class _Evaluation:
         self._warm_up(lambda share: progress(int(share * self._num_warm_up), self._num_events))
         for start in range(self._num_warm_up, self._num_events, self._settings.round_events):
             stop = min(start + self._settings.round_events, self._num_events)
-            self._score(self._append(start, stop))
-            self._learn(stop - start)
+            taught = self._append(start, stop)
+            self._score(taught)
+            self._learn(taught, stop - start)
             progress(stop, self._num_events)
 
     def report(self) -> QualityReport:
@@ -243,11 +267,17 @@ class _Evaluation:
         return np.concatenate([np.zeros(0), *ranks])
 
     def _append(self, start: int, stop: int) -> FreshEvents:
+        """Take events into the memory; those that may teach come back."""
         data, part = self._dataset, slice(start, stop)
         columns = (data.users_N, data.rows_N, data.feedback_N, data.timestamps_ms_N)
         for event in zip(*(column[part].tolist() for column in columns), strict=True):
             self._memory.append(*event)
-        return self._memory.fresh(start - 1, stop - start)
+        fresh = self._memory.fresh(start - 1, stop - start)
+        if self._settings.filters == NO_FILTERS:
+            return fresh
+        screened = screen(fresh, self._recent, self._settings.filters)
+        self._recent = screened.recent
+        return keep(fresh, screened.kept_N)
 
     def _warm_up(self, progress: Callable[[float], None]) -> None:
         for start in range(0, self._num_warm_up, self._settings.round_events):
@@ -262,7 +292,9 @@ class _Evaluation:
         if self._num_warm_up:
             leave_out = self._leave_out()
             self._learner.warm_up(
-                lambda n, rng: self._memory.sample(n, "uniform", 1.0, rng, leave_out),
+                lambda n, rng: self._few_repeats(
+                    self._memory.sample(n, "uniform", 1.0, rng, leave_out)
+                ),
                 self._num_warm_up,
                 self._live.counters.popularity(),
                 self._live.counters.touched(),
@@ -307,7 +339,10 @@ class _Evaluation:
             observer=self._observe_lists,
         )
         self._scored.append(scored)
-        self._offsets.append(fresh.offsets_N[scored.indices_K])
+        offsets_K = fresh.offsets_N[scored.indices_K]
+        self._offsets.append(offsets_K)
+        if self._on_scored is not None:
+            self._on_scored(offsets_K, scored.ranks)
         if self._guarded is not None:
             self._guarded.observe(fresh, scored)
         self._score_cpu_s += self._cpu_clock() - started_s
@@ -340,7 +375,7 @@ class _Evaluation:
             others |= self._guarded.rankings(counters.popularity)
         return others
 
-    def _learn(self, num_fresh: int) -> None:
+    def _learn(self, taught: FreshEvents, num_fresh: int) -> None:
         if self._learner is None or not _NEED_STEPS & set(self._rankings):
             return
         started_s = self._cpu_clock()
@@ -353,15 +388,15 @@ class _Evaluation:
         guarded = self._guarded
         leave_out = self._leave_out()
         pace = Pace.of(training) if guarded is None else guarded.pace()
-        newest = self._memory.latest_windows(
-            pace.fresh_windows * num_steps, self._memory.next_offset - 1 - num_fresh, leave_out
-        )
-        older = self._memory.sample(
-            training.batch_windows * num_steps - len(newest),
-            training.replay_strategy,
-            training.replay_half_life,
-            self._sampling,
-            leave_out,
+        newest = self._newest(taught, pace.fresh_windows * num_steps, num_fresh)
+        older = self._few_repeats(
+            self._memory.sample(
+                training.batch_windows * num_steps - len(newest),
+                training.replay_strategy,
+                pace.replay_half_life,
+                self._sampling,
+                leave_out,
+            )
         )
         for batch in round_batches(newest, older, num_steps, self._sampling):
             rate = pace.learning_rate
@@ -371,6 +406,17 @@ class _Evaluation:
         if guarded is not None:
             guarded.publish(popularity_MV)
         self._learn_cpu_s += self._cpu_clock() - started_s
+
+    def _newest(self, taught: FreshEvents, num_windows: int, num_fresh: int) -> Windows:
+        leave_out = self._leave_out()
+        if self._settings.filters == NO_FILTERS:
+            after = self._memory.next_offset - 1 - num_fresh
+            return self._memory.latest_windows(num_windows, after, leave_out)
+        may_N = leave_out.may_learn(taught.users_N, taught.offsets_N)
+        return newest_of(keep(taught, may_N), num_windows)
+
+    def _few_repeats(self, windows: Windows) -> Windows:
+        return without_repeats(windows, self._settings.filters.max_repeats)
 
 
 def _baseline_ranking(baseline: Baseline) -> Ranking:

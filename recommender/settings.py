@@ -196,9 +196,11 @@ class GuardSettings(Section):
     """Fall of the progressive NDCG@10 that is put up with, in standard deviations."""
     trust_events: int = Field(default=500, ge=1)
     """Scored events without an alarm after which a version counts as one to go back to."""
-    urgent_half_life: float = Field(default=5_000.0, gt=0.0)
+    urgent_half_life: float = Field(default=10_000.0, gt=0.0)
     """Events after which half of the faster pace after a drift is left."""
     urgent_rate_factor: float = Field(default=2.0, ge=1.0, le=10.0)
     """What a drift multiplies the learning rate by at most."""
     urgent_fresh_share: float = Field(default=0.5, ge=0.0, le=1.0)
     """Share of fresh windows in a batch right after a drift."""
+    urgent_replay_half_life: float = Field(default=2_000.0, gt=0.0)
+    """Half-life, in events, of the age of replayed events right after a drift."""

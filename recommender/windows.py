@@ -102,6 +102,14 @@ def select(windows: Windows, rows: NDArray[np.int64] | NDArray[np.bool_] | slice
     )
 
 
+def newest_of(fresh: FreshEvents, num_windows: int) -> Windows:
+    """Windows of fresh events: each user's latest first, then the others, newest first."""
+    _, latest = np.unique(fresh.users_N[::-1], return_index=True)
+    latest = len(fresh) - 1 - np.sort(latest)
+    others = np.setdiff1d(np.arange(len(fresh)), latest)[::-1]
+    return select(fresh.windows, np.concatenate([latest, others])[:num_windows])
+
+
 def concatenate(parts: list[Windows]) -> Windows:
     """Batches of the same width, one after the other.
 

@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve_app.problems import Problem, problem_response
@@ -20,6 +21,7 @@ from serve_app.problems import Problem, problem_response
 logger = logging.getLogger(__name__)
 
 _CLIENT_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+_CLIENT_LEFT = 499  # what nginx logs when there is nobody left to answer
 _UNGATED_PATHS = frozenset({"/healthz", "/readyz"})
 
 
@@ -86,6 +88,9 @@ class AdmissionGate:
             await exchange.refuse(
                 Problem("deadline-exceeded", f"no answer within {deadline_s:g} s")
             )
+        except ClientDisconnect:
+            logger.debug("client left request_id=%s", exchange.request_id)
+            exchange.status = _CLIENT_LEFT
         except Exception:  # the last place where an answer can still be given
             logger.exception("request failed request_id=%s", exchange.request_id)
             await exchange.refuse(Problem("internal", "internal error"))

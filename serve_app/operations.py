@@ -182,7 +182,7 @@ OPERATIONS: Mapping[str, Operation] = {
             "degraded": False,
             "history_length": 12,
         },
-        _BODIES,
+        (*_BODIES, "timestamp-range"),
         tag="recommendations",
         bodies=(RecommendBody,),
         body_examples={
@@ -219,7 +219,7 @@ OPERATIONS: Mapping[str, Operation] = {
     "promote_version": Operation(
         HeadAnswer,
         {"head": 39, "sequence": 42, "reason": "better on the weekend"},
-        (*_BODIES, "not-found", "version-conflict", "shard-unavailable"),
+        (*_BODIES, *_STORAGE, "not-found", "version-conflict"),
         tag="model",
         bodies=(MoveHeadBody,),
         body_examples={"reason": {"reason": "better on the weekend"}},
@@ -228,7 +228,7 @@ OPERATIONS: Mapping[str, Operation] = {
     "roll_back": Operation(
         HeadAnswer,
         {"head": 40, "sequence": 43, "reason": "clicks fell"},
-        (*_BODIES, "not-found", "version-conflict", "shard-unavailable"),
+        (*_BODIES, *_STORAGE, "not-found", "version-conflict"),
         tag="model",
         bodies=(RollbackBody,),
         body_examples={"reason": {"reason": "clicks fell"}},

@@ -77,10 +77,15 @@ def problem_response(problem: Problem, request_id: str) -> Response:
 
 def validation_problem(errors: Iterable[Mapping[str, Any]]) -> Problem:
     """A problem from pydantic's errors (`ValidationError.errors()`)."""
-    found = [
+    return fields_refused(
         FieldError(pointer_to(e["loc"]), str(e["type"]).replace("_", "-"), str(e["msg"])[:200])
         for e in errors
-    ]
+    )
+
+
+def fields_refused(errors: Iterable[FieldError]) -> Problem:
+    """A problem that tells everything that is wrong with the content of a request."""
+    found = list(errors)
     codes = {error.code for error in found}
     slug = codes.pop() if len(codes) == 1 else "validation"
     if slug not in ("batch-size", "timestamp-range"):
@@ -90,10 +95,10 @@ def validation_problem(errors: Iterable[Mapping[str, Any]]) -> Problem:
 
 def pointer_to(location: Sequence[str | int]) -> str:
     """RFC 6901 pointer; a name too long to repeat is cut to the place that holds it."""
+    if location[-1:] == ("[key]",) and [type(part) for part in location[-3:]] == [str] * 3:
+        location = location[:-1]  # pydantic's mark for 'the key itself', after its mapping's name
     pointer = ""
     for part in location:
-        if part == "[key]":  # pydantic's mark for 'the key itself'
-            continue
         longer = f"{pointer}/{str(part).replace('~', '~0').replace('/', '~1')}"
         if len(longer) > _MAX_POINTER_CHARS:
             break

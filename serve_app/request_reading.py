@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import unquote_to_bytes
@@ -9,10 +10,12 @@ from urllib.parse import unquote_to_bytes
 from fastapi import Request
 
 from serve_app.admission import body_too_large
-from serve_app.problems import Problem, validation_problem
+from serve_app.problems import FieldError, Problem, fields_refused
 from serve_app.strict_json import JsonRefused, read_json
 
-_MEDIA_TYPES = frozenset({"application/json", "application/json;charset=utf-8"})
+_MEDIA_TYPE = re.compile(
+    r"application/json[ \t]*(;[ \t]*charset=(utf-8|\"utf-8\")[ \t]*)?", re.IGNORECASE
+)
 
 
 async def read_document(request: Request, max_body_bytes: int) -> Any:
@@ -30,6 +33,7 @@ async def read_document(request: Request, max_body_bytes: int) -> Any:
 
 async def read_optional_document(request: Request, max_body_bytes: int) -> Any:
     """The parsed body; an empty object if there is none."""
+    _check_length(request, max_body_bytes)
     if not await request.body():
         return {}
     return await read_document(request, max_body_bytes)
@@ -53,7 +57,7 @@ def read_query(request: Request, *allowed: str) -> Mapping[str, str]:
         if is_fault
     ]
     if faults:
-        raise validation_problem(faults)
+        raise fields_refused(faults)
     return dict(pairs)
 
 
@@ -68,7 +72,7 @@ def whole_number(query: Mapping[str, str], name: str, default: int, bound: int) 
         return min(default, bound)
     is_number = text.isascii() and text.isdigit() and len(text) <= 9
     if not is_number or not 1 <= int(text) <= bound:
-        raise validation_problem([_query_fault(name, "range", f"A whole number, 1 to {bound}")])
+        raise fields_refused([_query_fault(name, "range", f"A whole number, 1 to {bound}")])
     return int(text)
 
 
@@ -85,24 +89,32 @@ def decoded_id(segment: str) -> str:
 
 
 def _check_headers(request: Request, max_body_bytes: int) -> None:
-    headers = request.headers
-    media_type = headers.get("content-type", "").lower().replace(" ", "").replace('"', "")
-    if media_type not in _MEDIA_TYPES:
+    if not _MEDIA_TYPE.fullmatch(_header(request, "content-type")):
         raise Problem(
             "unsupported-media-type",
             "the media type must be application/json",
             headers={"Accept": "application/json"},
         )
-    if headers.get("content-encoding", "identity").lower() != "identity":
+    if _header(request, "content-encoding").lower() not in ("", "identity"):
         raise Problem(
             "unsupported-media-type",
             "the body must not be encoded",
             headers={"Accept-Encoding": "identity"},
         )
-    length = headers.get("content-length", "0")
-    if length.isdigit() and int(length[:20]) > max_body_bytes:
+    _check_length(request, max_body_bytes)
+
+
+def _check_length(request: Request, max_body_bytes: int) -> None:
+    """By the announced length, before anything is read; the gate counts what comes without one."""
+    length = _header(request, "content-length")
+    if length.isascii() and length.isdigit() and int(length[:20]) > max_body_bytes:
         raise body_too_large(max_body_bytes)
 
 
-def _query_fault(name: str, code: str, message: str) -> Mapping[str, Any]:
-    return {"loc": ("?", name) if name else ("?",), "type": code, "msg": message}
+def _header(request: Request, name: str) -> str:
+    """The value; given twice, both in one, so that the second cannot pass behind the first."""
+    return ",".join(request.headers.getlist(name)).strip()
+
+
+def _query_fault(name: str, code: str, message: str) -> FieldError:
+    return FieldError(f"?{name}", code, message)

@@ -10,7 +10,10 @@ from typing import Annotated, Any
 from fastapi import FastAPI, Path, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, Response
+from pydantic import BeforeValidator
 from starlette.exceptions import HTTPException
+from starlette.routing import Match, Route
+from starlette.types import Scope
 
 from actors.messages import ActorsError
 from serve_app.admission import AdmissionGate, AdmissionLimits
@@ -21,7 +24,6 @@ from serve_app.problems import (
     Problem,
     problem_of,
     problem_response,
-    validation_problem,
 )
 from serve_app.request_reading import (
     decoded_id,
@@ -41,7 +43,15 @@ from serve_app.schemas import (
 )
 from serve_app.service import RecommenderService
 
-Version = Annotated[int, Path(ge=0, le=2**53)]
+
+def _plain_digits(text: str) -> int:
+    """Python reads `+1`, `1.0` and `1_0` as numbers too; no version is called that."""
+    if not (text.isascii() and text.isdigit()) or len(text) > 16:
+        raise ValueError("not a version")
+    return int(text)
+
+
+Version = Annotated[int, BeforeValidator(_plain_digits), Path(ge=0, le=2**53)]
 _ROUTES = frozenset({"/v1/events", "/v1/recommend", "/v1/items", "/v1/model"})
 
 
@@ -204,16 +214,30 @@ def _add_problem_handlers(api: FastAPI) -> None:
         return problem_response(problem_of(error), _request_id(request))
 
     @api.exception_handler(RequestValidationError)
-    async def path_refused(request: Request, error: RequestValidationError) -> Response:
-        return problem_response(validation_problem(error.errors()), _request_id(request))
+    async def path_refused(request: Request, _: RequestValidationError) -> Response:
+        """All that FastAPI checks for us is the number of a version."""
+        problem = Problem("not-found", "there is no such version")
+        return problem_response(problem, _request_id(request))
 
     @api.exception_handler(HTTPException)
     async def not_routed(request: Request, error: HTTPException) -> Response:
-        slug = "method-not-allowed" if error.status_code == 405 else "not-found"
-        detail = "this path knows other methods" if error.status_code == 405 else "no such path"
-        return problem_response(
-            Problem(slug, detail, headers=error.headers or {}), _request_id(request)
-        )
+        problem = Problem("not-found", "no such path")
+        if error.status_code == 405:
+            allowed = {"Allow": ", ".join(_methods_of(api, request.scope))}
+            problem = Problem(
+                "method-not-allowed", "this path knows other methods", headers=allowed
+            )
+        return problem_response(problem, _request_id(request))
+
+
+def _methods_of(api: FastAPI, scope: Scope) -> list[str]:
+    """All methods of a path; Starlette's own answer tells those of its first route alone."""
+    return sorted(
+        method
+        for route in api.routes
+        if isinstance(route, Route) and route.matches(scope)[0] is not Match.NONE
+        for method in route.methods or ()
+    )
 
 
 def _limits(service: RecommenderService) -> RequestLimits:

@@ -99,6 +99,26 @@ def test_what_is_not_http_gets_400_and_no_echo(system: LiveSystem) -> None:
     assert b"nonsense" not in answer
 
 
+def test_a_method_that_nobody_knows_is_told_those_of_the_path(system: LiveSystem) -> None:
+    answer = httpx.request("BREW", f"{system.url}/v1/items")
+    assert (answer.status_code, answer.headers["allow"]) == (405, "GET, PUT")
+    assert answer.json()["type"] == "/problems/method-not-allowed"
+
+
+def test_a_request_of_two_lengths_gets_one_answer_and_hides_no_other(system: LiveSystem) -> None:
+    hidden = b"GET /v1/model HTTP/1.1\r\nHost: rheos\r\n\r\n"
+    head = (
+        b"POST /v1/events HTTP/1.1\r\nHost: rheos\r\nContent-Type: application/json\r\n"
+        b"Connection: close\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n"
+    )
+    with socket.create_connection(("127.0.0.1", system.port), 10.0) as connection:
+        connection.sendall(head + b"0\r\n\r\n" + hidden)
+        answer = connection.makefile("rb").read()
+    assert answer.count(b"HTTP/1.1 ") == 1
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"/problems/malformed-json" in answer
+
+
 def test_half_open_connections_do_not_starve_a_healthy_client(system: LiveSystem) -> None:
     with half_open_connections(system, 5, 100) as connections:
         opened_s = time.monotonic()

@@ -1,7 +1,9 @@
 import asyncio
 import errno
+import math
 import tempfile
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -193,6 +195,23 @@ async def test_bad_text_is_refused_alone(open_buffer: Open) -> None:
     )
     assert isinstance(results[0], ValueError)
     assert (await buffer.history("u")).item_ids == ("i-2",)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("event_type", ["rating", "click"])
+async def test_an_event_whose_value_is_no_number_is_refused_alone_and_never_on_disk(
+    open_buffer: Open, event_type: str, value: float
+) -> None:
+    buffer = open_buffer()
+    bad = replace(event(1), event_type=event_type, value=value)
+    results = await asyncio.gather(
+        buffer.append([event(0), bad]), buffer.append([event(2)]), return_exceptions=True
+    )
+    assert isinstance(results[0], ValueError)
+    assert f"number 1 of the batch has value {value}" in str(results[0])
+    buffer = await restarted(buffer, open_buffer)
+    assert (await buffer.history("u")).item_ids == ("i-2",)
+    assert (await buffer.append([event(3)])).accepted == 1
 
 
 async def test_a_wait_for_fresh_events_is_bounded_and_ends_with_the_next_append(

@@ -50,6 +50,22 @@ class BrokenEncoder(LengthEncoder):
         return super().encode(texts)
 
 
+class DizzyEncoder(LengthEncoder):
+    """The first of each batch of texts gets a number that is none, as often as it is told to."""
+
+    def __init__(self, num_times: int, value: float = np.nan) -> None:
+        super().__init__()
+        self.num_times = num_times
+        self.value = value
+
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        vectors_ND = super().encode(texts)
+        if self.num_times:
+            self.num_times -= 1
+            vectors_ND[0, 1] = self.value
+        return vectors_ND
+
+
 async def test_put_gives_dense_rows_in_order_and_vectors_of_the_texts(open_catalog: Open) -> None:
     catalog = open_catalog()
     result = await catalog.put(items(3, 1, 2))
@@ -173,6 +189,35 @@ async def test_an_item_waits_for_an_encoder_that_fails_and_the_status_says_so(
     changes = await catalog.changes_after(0, wait_s=10.0)
     assert changes.rows.tolist() == [0]
     assert (await catalog.status()).reason == ""
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+async def test_a_text_vector_that_is_not_finite_is_neither_shown_nor_kept(
+    open_catalog: Open, monkeypatch: pytest.MonkeyPatch, value: float
+) -> None:
+    monkeypatch.setattr(item_catalog, "_ENCODING_RETRY_S", 0.2)
+    monkeypatch.setattr(item_catalog, "_ENCODING_WAIT_S", 0.05)
+    catalog = open_catalog(DizzyEncoder(1, value))
+    result = await catalog.put(items(1, 2))
+    assert (result.revision, (await catalog.status()).num_pending) == (0, 2)
+    assert "1 of 2 text vectors of length are not finite" in (await catalog.status()).reason
+    assert (await all_changes(catalog, 2)).vectors.tolist() == [[1, 1], [2, 1]]
+    assert (await catalog.status()).reason == ""
+
+
+async def test_a_text_vector_on_disk_that_is_not_finite_is_made_again(
+    open_catalog: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as unchecked:
+        unchecked.setattr(item_catalog, "_check_finite", lambda *_: None)
+        catalog = open_catalog(DizzyEncoder(1))
+        await catalog.put(items(1, 2))
+        await all_changes(catalog, 2)
+        await catalog.close()
+    encoder = LengthEncoder()
+    catalog = open_catalog(encoder)
+    assert (await all_changes(catalog, 2)).vectors.tolist() == [[1, 1], [2, 1]]
+    assert encoder.num_encoded == 1
 
 
 async def test_a_wait_for_changes_is_bounded(open_catalog: Open) -> None:

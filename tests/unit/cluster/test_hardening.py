@@ -151,6 +151,7 @@ def test_an_error_page_is_a_whole_answer_of_a_documented_type(status: int) -> No
     assert status_line.startswith(f"HTTP/1.1 {status} ")
     assert f"Content-Length: {len(body)}" in headers
     assert "Content-Type: application/problem+json" in headers
+    assert {"Cache-Control: no-store", "X-Content-Type-Options: nosniff"} <= {*headers}
     document = json.loads(body)
     assert PROBLEM_TYPES[document["type"].removeprefix("/problems/")].status == status
     assert document["status"] == status

@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 
@@ -61,21 +63,31 @@ def test_a_stream_without_any_spread_never_alarms() -> None:
 
 
 def test_without_urgency_the_pace_is_that_of_the_settings() -> None:
-    urgency = Urgency(half_life=100.0, max_rate_factor=2.0, max_fresh_share=0.5)
-    assert urgency.pace(TRAINING) == Pace.of(TRAINING) == Pace(1e-3, 16)
+    urgency = Urgency(
+        half_life=100.0, max_rate_factor=2.0, max_fresh_share=0.5, min_replay_half_life=2_000.0
+    )
+    assert urgency.pace(TRAINING) == Pace.of(TRAINING) == Pace(1e-3, 16, 20_000.0)
 
 
 def test_the_pace_rises_to_its_bounds_at_an_alarm_and_comes_back() -> None:
-    urgency = Urgency(half_life=100.0, max_rate_factor=2.0, max_fresh_share=0.5)
+    urgency = Urgency(
+        half_life=100.0, max_rate_factor=2.0, max_fresh_share=0.5, min_replay_half_life=2_000.0
+    )
     urgency.alarm()
     urgency.alarm()
-    assert urgency.pace(TRAINING) == Pace(2e-3, 32)
+    assert urgency.pace(TRAINING) == Pace(2e-3, 32, 2_000.0)
     urgency.passed(100)
-    assert urgency.pace(TRAINING) == Pace(pytest.approx(1.5e-3), 24)  # type: ignore[arg-type]
+    halfway = urgency.pace(TRAINING)
+    assert (halfway.learning_rate, halfway.fresh_windows) == (pytest.approx(1.5e-3), 24)  # type: ignore[comparison-overlap]
+    assert halfway.replay_half_life == pytest.approx(20_000 / math.sqrt(10))
     urgency.passed(10_000)
-    assert urgency.pace(TRAINING) == Pace(pytest.approx(1e-3), 16)  # type: ignore[arg-type]
+    calm = urgency.pace(TRAINING)
+    assert (calm.learning_rate, calm.fresh_windows) == (pytest.approx(1e-3), 16)  # type: ignore[comparison-overlap]
+    assert calm.replay_half_life == pytest.approx(20_000.0)
 
 
-def test_urgency_never_lowers_the_share_of_fresh_windows() -> None:
-    urgency = Urgency(half_life=1.0, max_rate_factor=1.0, max_fresh_share=0.1, level=1.0)
-    assert urgency.pace(TRAINING).fresh_windows == 16
+def test_urgency_never_slows_learning_down() -> None:
+    urgency = Urgency(
+        half_life=1.0, max_rate_factor=1.0, max_fresh_share=0.1, min_replay_half_life=1e9, level=1.0
+    )
+    assert urgency.pace(TRAINING) == Pace.of(TRAINING)

@@ -166,3 +166,80 @@ def test_a_candidate_is_judged_on_replayed_events_only_while_none_are_held_out(
     assert ("memory_ndcg_at_10" in decision.metrics) is not is_held_out
     better = guard.judge({}, None, head, worse, popularity_MV, MemoryProbes(draw))
     assert better.verdict is Verdict.PROMOTE
+
+
+def guard_that_knows(num_users: int) -> Guard:
+    """At version 1, which so many users were there for, and that was followed by version 2."""
+    guard = Guard(SETTINGS)
+    guard.observe(np.arange(num_users), hits(0.5, num_users), None)
+    guard.promoted(1)
+    guard.promoted(2)
+    return guard
+
+
+def visits(known: int, new: int, num_events: int, first_new: int) -> NDArray[np.int64]:
+    """Users of a stream: so many known ones and then so many new ones, over and over."""
+    pattern = np.arange(num_events) % (known + new)
+    news = first_new + np.arange(num_events)
+    return np.where(pattern < known, np.arange(num_events) % 97, news)
+
+
+def test_harm_to_known_users_counts_though_the_bots_that_did_it_are_foreseen_better() -> None:
+    guard = guard_that_knows(97)
+    users_K = visits(1, 1, 2_000, first_new=97)
+    is_known_K = users_K < 97
+    trusted_K = np.where(is_known_K, hits(0.5, 2_000), hits(0.3, 2_000))
+    served_K = np.where(is_known_K, hits(0.3, 2_000), hits(0.6, 2_000))
+    assert served_K.mean() > trusted_K.mean()
+    verdicts = [
+        guard.observe(users_K[k : k + 100], served_K[k : k + 100], trusted_K[k : k + 100])
+        for k in range(0, 2_000, 100)
+    ]
+    harm = next(v for v in verdicts if v.verdict is not Verdict.KEEP)
+    assert harm.verdict is Verdict.ROLL_BACK
+    assert "users it knew" in harm.reason
+    assert guard.trusted == 1
+
+
+@pytest.mark.parametrize(
+    ("known_rate", "expected"), [(0.5, []), (0.1, [Verdict.ADAPT])], ids=["bots", "drift"]
+)
+def test_a_fall_is_a_drift_only_if_known_users_share_it(
+    known_rate: float, expected: list[Verdict]
+) -> None:
+    guard = guard_that_knows(97)
+    num = 800
+    for _ in range(10):
+        guard.observe(np.arange(100) % 97, hits(0.5, 100), None)
+    users_K = visits(1, 3, num, first_new=97)
+    fallen_K = np.where(users_K < 97, hits(known_rate, num), hits(0.02, num))
+    verdicts = [
+        guard.observe(users_K[k : k + 50], fallen_K[k : k + 50], None).verdict
+        for k in range(0, num, 50)
+    ]
+    assert [v for v in verdicts if v is not Verdict.KEEP] == expected
+    assert (guard.urgency.level > 0) is bool(expected)
+
+
+def test_a_fall_that_only_newcomers_have_puts_off_trust_in_what_was_learned_from_them() -> None:
+    guard = guard_that_knows(97)
+    for _ in range(10):
+        guard.observe(np.arange(100) % 97, hits(0.5, 100), None)
+    for first_new in range(97, 322, 75):
+        users_K = visits(1, 3, 100, first_new)
+        bots_K = np.where(users_K < 97, hits(0.5, 100), 0.0)
+        guard.observe(users_K, bots_K, None)
+    guard.promoted(3)
+    assert (guard.trusted, guard.candidate) == (1, 2)
+
+
+def test_going_back_to_a_version_makes_nobody_better_known() -> None:
+    guard = guard_that_knows(97)
+    bots_K = np.arange(1_000, 1_200)
+    guard.observe(bots_K, hits(0.5, 200), None)
+    guard.begin(1)
+    users_K = np.concatenate([bots_K, np.arange(97), np.arange(97)])
+    trusted_K = np.concatenate([np.zeros(200), np.full(194, 0.5)])
+    served_K = np.concatenate([np.ones(200), np.full(194, 0.1)])
+    decision = guard.observe(users_K, served_K, trusted_K)
+    assert decision.verdict is Verdict.ROLL_BACK

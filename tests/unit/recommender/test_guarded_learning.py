@@ -11,7 +11,7 @@ from recommender.datasets import Dataset
 from recommender.guarded_learning import GuardedLearning
 from recommender.model import Recommender
 from recommender.progressive import EvaluationSettings, evaluate
-from recommender.promotion import Verdict
+from recommender.promotion import Verdict, find_fault
 from recommender.replay import ReplayMemory
 from recommender.settings import GuardSettings, ModelSettings, TrainingSettings
 from recommender.simulator import SimulatorSettings, simulate
@@ -165,6 +165,34 @@ def test_weights_that_are_not_finite_are_never_served() -> None:
     assert "item_bias holds a value that is not finite" in decision.reason
     assert rounds.guarded.scorer is served
     assert state_equals(rounds.learner.state(), state)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize(
+    "name", sorted(Recommender(MODEL, np.eye(NUM_ITEMS, dtype=np.float32)).export_state())
+)
+def test_no_array_of_a_version_may_hold_a_number_that_is_not_finite(name: str, bad: float) -> None:
+    state = Recommender(MODEL, np.eye(NUM_ITEMS, dtype=np.float32)).export_state()
+    spoilt_array = np.array(state[name])
+    spoilt_array.reshape(-1)[-1] = bad
+    assert find_fault(state, state) is None
+    for head in (None, state):
+        fault = find_fault({**state, name: spoilt_array}, head)
+        assert fault == f"{name} holds a value that is not finite"
+
+
+def test_moments_that_are_not_finite_spoil_weights_that_are_taken_back() -> None:
+    rounds = Rounds(2_200)
+    served = rounds.guarded.scorer
+    good = rounds.learner.state()
+    rounds.learner.load_state({**good, "exp_avg.bias_V": np.full(NUM_ITEMS, np.nan, np.float32)})
+    rounds.arrive(100)
+    rounds.learn(1)  # the gradient is fine, the step is not
+    decision = rounds.guarded.publish(rounds.popularity_MV)
+    assert decision.verdict is Verdict.REJECT
+    assert "item_bias holds a value that is not finite" in decision.reason
+    assert rounds.guarded.scorer is served
+    assert state_equals(rounds.learner.state(), good)
 
 
 @pytest.mark.parametrize("weight", [0.0, 1.0])

@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from torch import distributed, nn
+from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from recommender.model import Recommender
+from recommender.promotion import find_non_finite
 from recommender.scorer import Scorer
 from recommender.settings import ModelSettings, TrainingSettings
 from recommender.training import Learner
@@ -206,6 +207,53 @@ def test_a_gradient_that_is_not_finite_stops_before_it_reaches_the_weights() -> 
     with pytest.raises(FloatingPointError, match="step 1"):
         take_steps(learner, 1, seed=0)
     assert_same_state(learner.state(), before)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("name", ["text_VD", "residual_VH", "bias_V", "feedback", "gaps", "bos_H"])
+def test_a_text_or_a_weight_that_is_not_finite_changes_no_other_weight(
+    name: str, bad: float
+) -> None:
+    learner = new_learner()
+    take_steps(learner, 2, seed=0)
+    with torch.no_grad():
+        getattr(learner.model, name).view(-1)[0] = bad
+    before = learner.state()
+    with pytest.raises(FloatingPointError, match="gradient norm nan at step 2"):
+        take_steps(learner, 1, seed=0)
+    assert_same_state(learner.state(), before)
+    assert find_non_finite(learner.ema_state()) is None
+
+
+def test_a_count_that_is_not_a_number_changes_no_weight() -> None:
+    learner = new_learner()
+    before = learner.state()
+    popularity_MV = POPULARITY_MV.copy()
+    popularity_MV[0, 3] = np.nan
+    windows = successor_windows(8, np.random.default_rng(0))
+    with pytest.raises(FloatingPointError, match="gradient norm nan at step 0"):
+        learner.step(windows, popularity_MV, TOUCHED_V)
+    assert_same_state(learner.state(), before)
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+def test_one_gradient_that_is_not_finite_is_enough(bad: float) -> None:
+    learner = new_learner()
+    take_steps(learner, 1, seed=0)
+    before = learner.state()
+
+    def spoil(gradient: Tensor) -> Tensor:
+        spoilt = gradient.clone()
+        spoilt.view(-1)[-1] = bad
+        return spoilt
+
+    hook = learner.model.gate.bias.register_hook(spoil)
+    with pytest.raises(FloatingPointError, match=r"gradient norm (nan|inf) at step 1"):
+        take_steps(learner, 1, seed=0)
+    assert_same_state(learner.state(), before)
+    hook.remove()
+    take_steps(learner, 1, seed=0)
+    assert find_non_finite(learner.ema_state()) is None
 
 
 def test_an_item_the_model_does_not_have_is_refused() -> None:

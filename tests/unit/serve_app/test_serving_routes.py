@@ -239,7 +239,7 @@ async def test_a_version_that_does_not_exist_is_not_found(actors: FakeActors) ->
     async with replica(actors) as (_, client):
         answer = await client.post("/v1/model/versions/7/promote")
         assert answer.status_code == 404
-        assert (await client.post("/v1/model/versions/x/promote")).status_code == 422
+        assert (await client.post("/v1/model/versions/x/promote")).status_code == 404
         assert (await client.post("/v1/model/rollback")).status_code == 415
 
 

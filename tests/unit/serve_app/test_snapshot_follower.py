@@ -117,7 +117,7 @@ async def test_a_version_that_cannot_be_read_leaves_the_one_before(actors: FakeA
         manifest, payload = actors.store.versions[0]
         actors.store.versions.append((manifest, {}))
         actors.store.versions[0] = (manifest, {})
-        await actors.store.promote(1, "broken on disk")
+        await actors.store.move(1, "broken on disk")
         await eventually(lambda: service.follower.follows["head"].failures >= 1)
         assert service.state.head_sequence == 1
         assert (await client.post("/v1/recommend", json={"user_id": "x"})).status_code == 200
@@ -160,7 +160,7 @@ async def test_a_version_that_is_not_finite_is_not_taken(actors: FakeActors) -> 
         payload = dict(actors.store.versions[0][1])
         payload["model.item_bias"] = np.full(manifest.num_items, np.nan, np.float32)
         actors.store.versions[0] = (manifest, payload)
-        await actors.store.promote(1, "again")
+        await actors.store.move(1, "again")
         await eventually(lambda: service.follower.follows["head"].failures >= 1)
         assert service.state.head_sequence == 1
         service.check_health()

@@ -35,7 +35,7 @@ def net_rank(system: LiveSystem) -> float:
         body = {"history": [{"item_id": items[start]}], "rank_of": [items[start + 1]]}
         answer = system.request("POST", "/v1/recommend", body)
         ranks.append(answer["ranks"][items[start + 1]]["net"])
-    return sum(ranks) / len(ranks)
+    return float(sum(ranks)) / len(ranks)
 
 
 def test_a_reckless_learning_rate_is_not_served_and_learning_goes_on_when_it_is_mended(

@@ -45,10 +45,12 @@ class FakeActor:
     def __init__(self) -> None:
         self.error: Exception | None = None
         self.hanging = False
+        self.num_hanging = 0
         self.changed = asyncio.Condition()
 
     async def answer(self) -> None:
         if self.hanging:
+            self.num_hanging += 1
             await asyncio.Event().wait()
         if self.error is not None:
             raise self.error
@@ -220,7 +222,7 @@ class FakeParameterStore(FakeActor):
         if factors is not None:
             payload |= {f"ials.{name}": array for name, array in factors.state().items()}
         self.versions.append((manifest, payload))
-        await self._move(manifest.version, "published")
+        await self.move(manifest.version, "published")
         return manifest
 
     async def wait_after(
@@ -243,14 +245,17 @@ class FakeParameterStore(FakeActor):
         await self.answer()
         if not 1 <= version <= len(self.versions):
             raise UnknownVersion(f"no version {version}")
-        return await self._move(version, reason)
+        if self.head is not None and version == self.head.manifest.version:
+            return self.head
+        return await self.move(version, reason)
 
     async def rollback(self, reason: str) -> Head:
         await self.answer()
         version = 0 if self.head is None else self.head.manifest.version - 1
         return await self.promote(version, reason)
 
-    async def _move(self, version: int, reason: str) -> Head:
+    async def move(self, version: int, reason: str) -> Head:
+        """Make a version the head, also if it is: its arrays may have been changed."""
         sequence = 1 if self.head is None else self.head.sequence + 1
         self.head = Head(sequence, self.versions[version - 1][0], reason)
         await self.notify()

@@ -1,0 +1,53 @@
+"""What the benchmarks of the guard share: what they ran on, and NDCG@10 by event."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from recommender.metrics import ndcg_at_k
+
+Curve = dict[int, float]
+"""NDCG@10 by the event it was measured at."""
+
+
+class Curves:
+    """Collects NDCG@10 of every scored event, by ranking; its `add` is an `OnScored`."""
+
+    def __init__(self) -> None:
+        self.by_ranking: dict[str, Curve] = {}
+
+    def add(self, offsets_K: NDArray[np.int64], ranks: Mapping[str, NDArray[np.float64]]) -> None:
+        """Take in a round."""
+        for name, ranks_K in ranks.items():
+            ndcg = zip(offsets_K.tolist(), ndcg_at_k(ranks_K, 10).tolist(), strict=True)
+            self.by_ranking.setdefault(name, {}).update(ndcg)
+
+
+def environment(module: str) -> dict[str, Any]:
+    """Command, machine and versions."""
+    return {
+        "command": shlex.join(["python", "-m", module, *sys.argv[1:]]),
+        "cpu": _cpu_model(),
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+
+
+def _cpu_model() -> str:
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor() or "unknown"
