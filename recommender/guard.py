@@ -103,6 +103,10 @@ class Guard:
             self._try(version)
             self._compared.clear()  # they were compared with another version
 
+    def meet(self, users_N: NDArray[np.integer]) -> None:
+        """Users who are there, numbered in the order of first sight."""
+        self._num_users = max(self._num_users, int(users_N.max(initial=-1)) + 1)
+
     def observe(
         self,
         users_K: NDArray[np.integer],
@@ -124,7 +128,7 @@ class Guard:
         served_K = served_K[counted]
         trusted_K = served_K if trusted_K is None else trusted_K[counted]
         known_K = users_K[counted] < self._num_users_at.get(self.trusted or 0, 0)
-        self._num_users = max(self._num_users, int(users_K.max(initial=-1)) + 1)
+        self.meet(users_K)
         has_fallen = False
         for served, trusted, is_known in zip(
             served_K.tolist(), trusted_K.tolist(), known_K.tolist(), strict=True
