@@ -42,7 +42,7 @@ from recommender.votes import votes
 _MAX_COMPARED = 5_000
 _MIN_COMPARED = 100
 _NUM_KNOWN = 50  # events of known users that tell whether they share a fall
-_MAX_AFTER = 200  # events after the alarm by which there must be so many
+_MAX_AFTER = 300  # events after the alarm by which there must be so many
 _VOTES = 10  # scored events of one user in one round
 _CALM = 0.5  # urgency below which a version may become trusted: one half-life after an alarm
 
