@@ -27,11 +27,13 @@ from actors.lessons import (
 from actors.lineage import Lineage
 from actors.messages import Head, Manifest, UnknownVersion, VersionRefused
 from actors.parameter_store_client import ParameterStoreClient
+from actors.payload import BLEND, FACTORS, MODEL
 from actors.stream_feed import CatalogGrowth, FreshPart, StreamFeed
 from actors.telemetry import TrainingMetrics
 from actors.text_lane import TextLane
 from recommender.blend import Blend
 from recommender.counters import Counters
+from recommender.named_arrays import put_under, under
 from recommender.probes import MemoryProbes
 from recommender.promotion import Decision, Verdict
 from recommender.replay import Strategy
@@ -44,7 +46,6 @@ from recommender.windows import Windows, select
 logger = logging.getLogger(__name__)
 
 _PROBES = "probes."
-_FACTORS = "ials."
 _PINS = ("trusted_version", "candidate_version")
 _REPORT_ROUNDS = 50
 _WARMUP_PREFETCH_STEPS = 32
@@ -211,13 +212,13 @@ class Teacher:
             self._counts |= {name: newest.get(name, 0.0) for name in self._counts}
             self._pinned = {int(manifest.metrics[k]) for k in _PINS if k in manifest.metrics}
             if self.settings.guard.hold_out_every:  # else their users are learned from now on
-                self.lineage.guard.probes.load_state(_under(state, _PROBES))
-            self.factors.begin(_under(payload, _FACTORS))
+                self.lineage.guard.probes.load_state(under(_PROBES, state))
+            self.factors.begin(under(FACTORS, payload))
         if self.lineage.head != manifest.version:
-            self.examiner.blend = Blend.from_state(_under(payload, "blend."), self.settings.blend)
+            self.examiner.blend = Blend.from_state(under(BLEND, payload), self.settings.blend)
         through = self.lineage.begin(
             head,
-            _under(payload, "model."),
+            under(MODEL, payload),
             stored=stored,
             taken=tuple(self.feed.watermark),
         )
@@ -357,13 +358,13 @@ class Teacher:
             encoder=self.settings.text.encoder,
             quarantined=self.lineage.quarantine.spans(),
         )
-        payload = {f"model.{name}": value for name, value in state.items()}
-        payload |= {f"blend.{name}": value for name, value in self.examiner.blend.state().items()}
-        payload |= {f"{_FACTORS}{name}": value for name, value in self.factors.state().items()}
+        payload = put_under(MODEL, state)
+        payload |= put_under(BLEND, self.examiner.blend.state())
+        payload |= put_under(FACTORS, self.factors.state())
         promote = decision.verdict is Verdict.PROMOTE
         probes = self.lineage.guard.probes.state()
         trainer = learner.state() | self.texts.state()
-        trainer |= {f"{_PROBES}{name}": value for name, value in probes.items()}
+        trainer |= put_under(_PROBES, probes)
         stored = self.feed.run(self.store.publish(manifest, payload, trainer, promote=promote))
         self._decisions.clear()
         return stored.manifest.version
@@ -390,11 +391,3 @@ class Teacher:
             seed,
             self.lineage.leave_out(),
         )
-
-
-def _under(payload: Mapping[str, NDArray[Any]], prefix: str) -> dict[str, NDArray[Any]]:
-    return {
-        name.removeprefix(prefix): value
-        for name, value in payload.items()
-        if name.startswith(prefix)
-    }

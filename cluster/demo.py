@@ -38,6 +38,7 @@ from cluster.report import count_errors, draw_report, quality_table, summary_tab
 from cluster.stream_replay import FrozenModel, StreamReplay
 from recommender.datasets import Dataset
 from recommender.metrics import quality_of
+from recommender.named_arrays import under
 from recommender.scorer import Scorer
 
 if TYPE_CHECKING:
@@ -179,14 +180,11 @@ class _Demo:
 
     async def _frozen_scorer(self) -> Scorer:
         from actors.parameter_store_client import ParameterStoreClient
+        from actors.payload import MODEL
 
         store = ParameterStoreClient.connect(timeout_s=30.0)
         payload = await store.read(1)
-        state = {
-            name.removeprefix("model."): np.array(value)
-            for name, value in payload.items()
-            if name.startswith("model.")
-        }
+        state = {name: np.array(value) for name, value in under(MODEL, payload).items()}
         return Scorer.from_state(state, self._settings.model)
 
     async def _catch_up(self, client: ServiceClient, replay: StreamReplay) -> None:

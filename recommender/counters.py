@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from recommender.named_arrays import put_under, under
 from recommender.rules import RuleTable
 from recommender.windows import PAD, Windows
 
@@ -169,7 +170,7 @@ class Counters:
             "num_events": np.array([self.num_events, self._scaled_since]),
             "scaled": self._scaled_MV[:, : self.num_items].copy(),
             "events": self._events_V[: self.num_items].copy(),
-            **{f"rules.{name}": array for name, array in self._rules.state(self.num_items).items()},
+            **put_under("rules.", self._rules.state(self.num_items)),
         }
 
     @classmethod
@@ -180,10 +181,7 @@ class Counters:
         counters._scaled_MV = np.array(state["scaled"], np.float64)
         counters._events_V = np.array(state["events"], np.int64)
         counters.num_items = len(counters._events_V)
-        prefix = "rules."
-        counters._rules = RuleTable.from_state(
-            {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-        )
+        counters._rules = RuleTable.from_state(under("rules.", state))
         return counters
 
     def _count_popularity(self, rows_N: NDArray[np.int32]) -> None:

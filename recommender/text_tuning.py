@@ -33,6 +33,7 @@ from torch.nn import functional as F
 from recommender.activation_cache import ActivationCache
 from recommender.cpu_budget import CpuBudget
 from recommender.model import Recommender
+from recommender.named_arrays import put_under, tensors_under, under
 from recommender.optimizer_state import MOMENTS, give_moments, moments_of
 from recommender.probes import probe_ndcg
 from recommender.promotion import Decision, Difference, Verdict
@@ -291,16 +292,15 @@ class TextTuner:
                 tensors |= {f"{moment}.{name}": value for moment, value in moments.items()}
             state |= {n: t.detach().cpu().numpy().copy() for n, t in tensors.items()}
             if self._reference is not None:
-                reference = self._reference.state()
-                state |= {f"reference.{name}": value for name, value in reference.items()}
-        return {f"{STATE_PREFIX}{name}": value for name, value in state.items()}
+                state |= put_under("reference.", self._reference.state())
+        return put_under(STATE_PREFIX, state)
 
     def load_state(self, state: Mapping[str, NDArray[Any]]) -> None:
         """Go on like the tuner whose state this is; pretrained if there is none that fits.
 
         The texts of all items must be given again, by `change_items`, and then `begin` called.
         """
-        own = _under(state, STATE_PREFIX)
+        own = under(STATE_PREFIX, state)
         self._tower.reset()
         self._run = self._new_run()
         self._reference, self._reference_state, self._has_lost = None, None, False
@@ -314,9 +314,9 @@ class TextTuner:
         self.num_started_over = int(own["num_started_over"])
         self._run.ndcg.extend((tuned, pretrained) for tuned, pretrained in own["ndcg"].tolist())
         if self.is_tuned:
-            self._reference_state = _under(own, "reference.") or None
-            self._tower.load(_tensors(own, "value."))
-            by_moment = {moment: _tensors(own, f"{moment}.") for moment in MOMENTS}
+            self._reference_state = under("reference.", own) or None
+            self._tower.load(tensors_under("value.", own))
+            by_moment = {moment: tensors_under(f"{moment}.", own) for moment in MOMENTS}
             names = by_moment["step"]
             moments = {n: {m: by_moment[m][n] for m in MOMENTS} for n in names}
             give_moments(self._run.optimizer, self._tower, moments)
@@ -411,13 +411,3 @@ def _unit(vectors_BD: Tensor, mean_D: Tensor, std_D: Tensor) -> Tensor:
 
 def _digest(text: str) -> int:
     return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little")
-
-
-def _under(state: Mapping[str, NDArray[Any]], prefix: str) -> dict[str, NDArray[Any]]:
-    return {
-        name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)
-    }
-
-
-def _tensors(state: Mapping[str, NDArray[Any]], prefix: str) -> dict[str, Tensor]:
-    return {n: torch.from_numpy(np.array(value)) for n, value in _under(state, prefix).items()}

@@ -20,6 +20,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from recommender.adversarial import adversary_of
 from recommender.model import Recommender, TrainingBatch
 from recommender.model_inputs import popularity_features
+from recommender.named_arrays import tensors_under
 from recommender.optimizer_state import MOMENTS, give_moments, moments_of
 from recommender.ranking_loss import competing_logits, draw_candidates, draw_targets
 from recommender.settings import TrainingSettings
@@ -199,17 +200,17 @@ class Learner:
         Raises:
             RuntimeError: If it belongs to a model of another shape.
         """
-        raw = _tensors(state, "raw.")
-        average = _tensors(state, "average.")
+        raw = tensors_under("raw.", state)
+        average = tensors_under("average.", state)
         _become(self.model, raw)
         _become(self.average, raw | average)
         # A state that was made without an anchor goes on with what it served.
         self._move_anchor()
         if self._anchor is not None:
-            _become(self._anchor, raw | average | _tensors(state, "anchor."))
+            _become(self._anchor, raw | average | tensors_under("anchor.", state))
         for frozen in self._frozen_models():
             frozen.requires_grad_(False)
-        by_moment = {moment: _tensors(state, f"{moment}.") for moment in MOMENTS}
+        by_moment = {moment: tensors_under(f"{moment}.", state) for moment in MOMENTS}
         names = by_moment["step"]
         self._rebuild({n: {m: by_moment[m][n] for m in MOMENTS} for n in names})
         self.step_count = int(state["step_count"])
@@ -320,12 +321,3 @@ class Learner:
 def _become(model: Recommender, state: Mapping[str, Tensor]) -> None:
     model.resize(len(state["text_VD"]))
     model.load_state_dict(state)
-
-
-def _tensors(state: Mapping[str, NDArray[Any]], prefix: str) -> dict[str, Tensor]:
-    """Copies of the arrays under a prefix, which is taken off their names."""
-    return {
-        name.removeprefix(prefix): torch.from_numpy(np.array(value))
-        for name, value in state.items()
-        if name.startswith(prefix)
-    }

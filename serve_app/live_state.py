@@ -15,18 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actors.messages import CatalogChanges, CounterSnapshot, CounterUpdates, Head, Watermark
+from actors.payload import BLEND, FACTORS, MODEL
 from recommender.blend import Blend
 from recommender.counters import Counters
 from recommender.implicit_factors import ItemFactors
 from recommender.model_inputs import text_moments, unit_text
+from recommender.named_arrays import under
 from recommender.scorer import Scorer
 from recommender.settings import BlendSettings, ModelSettings
 from serve_app.catalog_view import CatalogView
 from serve_app.staleness import StalenessClock
-
-_MODEL_PREFIX = "model."
-_BLEND_PREFIX = "blend."
-_FACTORS_PREFIX = "ials."
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,16 +105,16 @@ class LiveState:
             if array.dtype.kind == "f" and not np.isfinite(array).all():
                 raise ValueError(f"version {head.manifest.version}: {name} is not finite")
         settings = head.manifest.settings.get("model")
-        factors = _with_prefix(payload, _FACTORS_PREFIX)
+        factors = under(FACTORS, payload)
         return ServedModel(
             head=head,
             scorer=Scorer.from_state(
-                _with_prefix(payload, _MODEL_PREFIX),
+                under(MODEL, payload),
                 self._model_settings
                 if settings is None
                 else ModelSettings.model_validate(settings),
             ),
-            blend=Blend.from_state(_with_prefix(payload, _BLEND_PREFIX), self._blend_settings),
+            blend=Blend.from_state(under(BLEND, payload), self._blend_settings),
             factors=ItemFactors.from_state(factors) if factors else None,
         )
 
@@ -179,7 +177,3 @@ class LiveState:
         rows = np.arange(known, self.catalog.num_items)
         scorer = model.scorer.with_items(rows, self.catalog.vectors_VD[known:])
         return replace(model, scorer=scorer)
-
-
-def _with_prefix(payload: Mapping[str, NDArray[Any]], prefix: str) -> dict[str, NDArray[Any]]:
-    return {k.removeprefix(prefix): v for k, v in payload.items() if k.startswith(prefix)}
