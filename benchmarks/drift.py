@@ -21,11 +21,10 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.measured import Curve, Curves, environment
+from benchmarks.measured import Curve, Curves, environment, text_vectors
 from recommender.progressive import EvaluationSettings, evaluate
-from recommender.settings import GuardSettings, TextSettings
+from recommender.settings import GuardSettings
 from recommender.simulator import SimulatorSettings, simulate
-from recommender.text_encoder import TextEncoder
 
 RANKINGS = ("frozen", "learning", "blend")
 _BACK = 0.95
@@ -128,11 +127,10 @@ def _world(arguments: argparse.Namespace, seed: int, drift_at: int | None) -> Si
 def _run(variant: str, seed: int, arguments: argparse.Namespace, spans: Spans) -> Run:
     has_drift, guard = VARIANTS[variant]
     dataset = simulate(_world(arguments, seed, spans.drift_at if has_drift else None))
-    text_VD = TextEncoder(TextSettings()).encode([item.text for item in dataset.items])
     curves = Curves()
     report = evaluate(
         dataset,
-        text_VD,
+        text_vectors(dataset),
         EvaluationSettings(guard=guard),
         rankings=RANKINGS,
         seed=seed,

@@ -7,6 +7,7 @@ import platform
 import shlex
 import sys
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from recommender.datasets import Dataset
 from recommender.metrics import ndcg_at_k
+from recommender.settings import TextSettings
+from recommender.text_encoder import TextEncoder
 
 Curve = dict[int, float]
 """NDCG@10 by the event it was measured at."""
@@ -33,6 +37,11 @@ class Curves:
             self.by_ranking.setdefault(name, {}).update(ndcg)
 
 
+def text_vectors(dataset: Dataset) -> NDArray[np.float32]:
+    """What the default BERT reads in the texts of a catalogue; the same one is read once."""
+    return _encoded(tuple(item.text for item in dataset.items))
+
+
 def environment(module: str) -> dict[str, Any]:
     """Command, machine and versions."""
     return {
@@ -44,6 +53,11 @@ def environment(module: str) -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
     }
+
+
+@cache
+def _encoded(texts: tuple[str, ...]) -> NDArray[np.float32]:
+    return TextEncoder(TextSettings()).encode(texts)
 
 
 def _cpu_model() -> str:

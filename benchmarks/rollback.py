@@ -15,7 +15,6 @@ import sys
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,14 +22,13 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.measured import Curve, Curves, environment
+from benchmarks.measured import Curve, Curves, environment, text_vectors
 from recommender.bursts import BURST_KINDS, Burst, BurstKind, burst
 from recommender.datasets import Dataset, read_dataset
 from recommender.evaluation_settings import EvaluationSettings
 from recommender.progressive import evaluate
-from recommender.settings import MEASURED_FILTERS, GuardSettings, TextSettings
+from recommender.settings import MEASURED_FILTERS, GuardSettings
 from recommender.simulator import SimulatorSettings, simulate
-from recommender.text_encoder import TextEncoder
 
 MIN_RATIO = 0.97
 DEFENCES = {
@@ -55,8 +53,6 @@ class Play:
 
     curves: dict[str, Curve]
     verdicts: Counter[str]
-    rolled_back_after: int | None
-    """Honest events from the burst's start to the first rollback or rejection."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +74,6 @@ class Row:
     clean: dict[str, float]
     windows: dict[str, list[Ratio]]
     verdicts: dict[str, int]
-    first_verdict_after: list[int | None]
 
     def worst(self, ranking: str) -> Ratio:
         """The window that suffered most."""
@@ -149,7 +144,6 @@ def _play(
     more_seed: int = 0,
 ) -> Play:
     dataset = _dataset(arguments, seed)
-    text_VD = TextEncoder(TextSettings()).encode([item.text for item in dataset.items])
     start = _burst_start(len(dataset))
     attack = None
     if kind is not None:
@@ -159,7 +153,7 @@ def _play(
     curves = Curves()
     report = evaluate(
         stream.dataset,
-        text_VD,
+        text_vectors(dataset),
         DEFENCES[defence],
         rankings=list(RANKINGS.values()),
         seed=seed + more_seed,
@@ -176,7 +170,7 @@ def _play(
         for name, ranking in RANKINGS.items()
     }
     verdicts = Counter(decision.verdict.value for decision in report.decisions)
-    return Play(honest_curves, verdicts, None)
+    return Play(honest_curves, verdicts)
 
 
 def _scored(is_fake_N: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -207,7 +201,6 @@ def _row(
         },
         windows=windows,
         verdicts=dict(sum((play.verdicts for play in plays), Counter[str]())),
-        first_verdict_after=[play.rolled_back_after for play in plays],
     )
 
 
@@ -257,10 +250,6 @@ def _table(rows: list[Row], arguments: argparse.Namespace) -> Table:
         told = ", ".join(f"{verdict} {number}" for verdict, number in row.verdicts.items())
         table.add_row(row.burst, row.defence, *cells, told or "-")
     return table
-
-
-def _json(value: Any) -> Any:
-    return asdict(value)
 
 
 if __name__ == "__main__":
