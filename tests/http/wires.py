@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -76,20 +76,21 @@ def served_replica() -> Iterator[ServedReplica]:
         thread.join(10.0)
 
 
-def exchange(port: int, sent: bytes, *, end: bool = False) -> list[Answer]:
+def exchange(port: int, sent: bytes, *, end_when: Callable[[], bool] | None = None) -> list[Answer]:
     """Send bytes and read until the connection is closed, or nothing comes for a second.
 
     Args:
         port: On this machine.
         sent: As they are.
-        end: Whether to say that nothing more will be sent.
+        end_when: Once this is true (5 s at most), say that nothing more will be sent.
     """
     received = b""
     with socket.create_connection(("127.0.0.1", port), 5.0) as connection:
         connection.settimeout(1.0)
         try:
             connection.sendall(sent)
-            if end:
+            if end_when is not None:
+                assert wait_until(end_when, 5.0, 0.01)
                 connection.shutdown(socket.SHUT_WR)
             while part := connection.recv(65_536):
                 received += part
