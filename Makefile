@@ -9,7 +9,7 @@ OUT ?= demo-out
 RHEOS_DATA_DIR ?= ../shared/data
 export RHEOS_DATA_DIR
 
-.PHONY: help demo test check unit http actor e2e chaos up down bench setup clean
+.PHONY: help demo test check unit http actor durability e2e chaos up down bench setup clean
 
 help: ## Show what can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -26,12 +26,12 @@ demo: $(READY) ## The main job: make demo [DATA=folder or name] [RATE=events/s] 
 
 test: check e2e chaos ## Everything CI runs
 
-check: $(READY) ## Lint, types, imports, unit, HTTP and actor tests
+check: $(READY) ## Lint, types, imports, unit, HTTP, actor and durability tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest tests/unit tests/http tests/actor
+	$(BIN)/pytest tests/unit tests/http tests/actor tests/durability
 
 unit: $(READY) ## Unit tests only
 	$(BIN)/pytest tests/unit
@@ -41,6 +41,9 @@ http: $(READY) ## Bad requests and made-up ones; RHEOS_HTTP_EXAMPLES=7000 is the
 
 actor: $(READY) ## Tests of the actors on a local Ray
 	$(BIN)/pytest tests/actor
+
+durability: $(READY) ## Tests that crash the disk in every way and read it again
+	$(BIN)/pytest tests/durability
 
 e2e: $(READY) ## Tests of the whole system over HTTP
 	$(BIN)/pytest tests/e2e

@@ -12,7 +12,7 @@ from __future__ import annotations
 import io
 import os
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,15 @@ class SegmentContents:
     def num_rows(self) -> int:
         """Rows of all batches."""
         return sum(batch.num_rows for batch in self.batches)
+
+
+@dataclass(frozen=True)
+class FoundBatch:
+    """A whole batch in a damaged file: the offset of its first row, and where it ends."""
+
+    batch: pa.RecordBatch
+    first_offset: int
+    end_byte: int
 
 
 class SegmentWriter:
@@ -133,18 +142,26 @@ class SegmentWriter:
 
 
 def read_segment(
-    path: Path, schema: pa.Schema, first_offset: int, *, is_last: bool
+    path: Path, schema: pa.Schema, first_offset: int, *, is_last: bool, num_certain: int = 0
 ) -> SegmentContents:
     """Every batch of a file, checked; see `parse_segment`."""
     try:
         data = path.read_bytes()
     except OSError as error:
         raise CorruptStorage(f"{path} cannot be read: {error}") from error
-    return parse_segment(data, schema, first_offset, is_last=is_last, name=str(path))
+    return parse_segment(
+        data, schema, first_offset, is_last=is_last, num_certain=num_certain, name=str(path)
+    )
 
 
 def parse_segment(
-    data: bytes, schema: pa.Schema, first_offset: int, *, is_last: bool, name: str
+    data: bytes,
+    schema: pa.Schema,
+    first_offset: int,
+    *,
+    is_last: bool,
+    num_certain: int = 0,
+    name: str,
 ) -> SegmentContents:
     """Every batch of a segment, checked.
 
@@ -153,6 +170,7 @@ def parse_segment(
         schema: What its schema must be, exactly.
         first_offset: Offset of its first row.
         is_last: Whether the file was being written: then a torn tail is no error.
+        num_certain: Rows that it has for certain: none of them can be in a torn tail.
         name: What errors call the file.
 
     Raises:
@@ -160,10 +178,23 @@ def parse_segment(
             segment. A tail is torn if no whole batch follows it.
     """
     batches, end, reason = _read_batches(data, schema, first_offset)
-    if reason and (not is_last or _a_batch_follows(data, end, schema)):
-        next_offset = first_offset + sum(batch.num_rows for batch in batches)
+    num_rows = sum(batch.num_rows for batch in batches)
+    may_be_torn = is_last and num_rows >= num_certain
+    if reason and not (may_be_torn and not _a_batch_follows(data, end, schema)):
+        next_offset = first_offset + num_rows
         raise CorruptStorage(f"{name} is damaged at byte {end}, offset {next_offset}: {reason}")
     return SegmentContents(tuple(batches), end, len(data) - end)
+
+
+def batches_behind(data: bytes, start: int, schema: pa.Schema) -> Iterator[FoundBatch]:
+    """Every whole batch that begins at or behind byte `start`, whatever lies between them."""
+    header = schema.serialize().to_pybytes()
+    place = data.find(_CONTINUATION, start)
+    while place >= 0:
+        found = _batch_at(header, data, place)
+        if found:
+            yield found
+        place = data.find(_CONTINUATION, found.end_byte if found else place + 1)
 
 
 def _read_batches(
@@ -212,20 +243,19 @@ def _complaint(message: bytes, metadata: Any, next_offset: int) -> str:
 
 def _a_batch_follows(data: bytes, start: int, schema: pa.Schema) -> bool:
     """Whether a whole batch lies behind `start`: then the damage is not a torn tail."""
-    header = schema.serialize().to_pybytes()
-    place = data.find(_CONTINUATION, start)
-    while place >= 0:
-        length = int.from_bytes(data[place + 4 : place + 8], "little")
-        if 0 < length < _MAX_METADATA_BYTES and _starts_with_a_batch(header, data[place:]):
-            return True
-        place = data.find(_CONTINUATION, place + 1)
-    return False
+    return next(batches_behind(data, start, schema), None) is not None
 
 
-def _starts_with_a_batch(header: bytes, data: bytes) -> bool:
-    source = pa.BufferReader(header + data)
+def _batch_at(header: bytes, data: bytes, place: int) -> FoundBatch | None:
+    length = int.from_bytes(data[place + 4 : place + 8], "little")
+    if not 0 < length < _MAX_METADATA_BYTES:
+        return None
+    source = pa.BufferReader(header + data[place:])
     try:
-        _, metadata = pa.ipc.open_stream(source).read_next_batch_with_custom_metadata()
-    except (StopIteration, pa.ArrowException, OSError, ValueError, MemoryError):
-        return False
-    return _is_whole(data[: source.tell() - len(header)], metadata)
+        batch, metadata = pa.ipc.open_stream(source).read_next_batch_with_custom_metadata()
+        end = place + source.tell() - len(header)
+        if not _is_whole(data[place:end], metadata):
+            return None
+        return FoundBatch(batch, int(metadata[_FIRST]), end)
+    except (StopIteration, pa.ArrowException, OSError, ValueError, MemoryError, KeyError):
+        return None

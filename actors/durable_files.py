@@ -1,7 +1,8 @@
 """Writing files so that they are still there, and whole, after a crash.
 
-The rules: data is fsynced before it counts, a rename counts once its folder is fsynced, and a
-descriptor whose fsync failed is never fsynced again (Linux reports a lost page once, then forgets).
+The rules: data is fsynced before it counts, a rename counts once its folder is fsynced, what a dead
+process left is fsynced before it is believed, and a descriptor whose fsync failed is never fsynced
+again (Linux reports a lost page once, then forgets).
 """
 
 from __future__ import annotations
@@ -72,12 +73,21 @@ def fsync_file(path: Path) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and its parents, open to their owner alone, durably."""
-    if folder.is_dir():
-        return
-    make_folder(folder.parent)
-    folder.mkdir(mode=0o700, exist_ok=True)
-    fsync_folder(folder.parent)
+    """Make a folder and its parents, open to their owner alone, durably.
+
+    One that is there is made durable with the names in it: a process that died may have got no
+    further than to change them, and what the next one sees it must be able to rely on.
+    """
+    is_new = not folder.is_dir()
+    if is_new:
+        make_folder(folder.parent)
+        folder.mkdir(mode=0o700, exist_ok=True)
+    try:
+        fsync_folder(folder.parent)
+    except PermissionError:
+        if is_new:
+            raise  # otherwise it was not us who made it
+    fsync_folder(folder)
 
 
 def write_new(path: Path, chunks: Iterable[bytes]) -> None:

@@ -4,13 +4,12 @@
 open/00000000000000000000.arrow        segments being written, named by their first offset
 closed/00000000000000000000.parquet    full segments; `pandas.read_parquet("closed")` reads the log
 manifests/00000000000000000000.json    SHA-256 and number of events of each
-high_water.json                        an offset the log reached for certain
+high_water.json                        an offset the log reached for certain, see `HighWater`
 ```
 """
 
 from __future__ import annotations
 
-import json
 import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +19,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from actors.checked_segment import SegmentContents, SegmentWriter, read_segment
+from actors.checked_json import checked_json, read_checked_json
+from actors.checked_segment import SegmentWriter, read_segment
 from actors.durable_files import (
     make_folder,
     remove_file,
@@ -29,6 +29,7 @@ from actors.durable_files import (
     storage_error,
     truncate_file,
 )
+from actors.high_water import HighWater
 from actors.messages import CorruptStorage, StorageError
 from actors.parquet_segment import read_parquet, write_parquet
 from recommender.events import Event
@@ -124,7 +125,7 @@ class EventLog:
         self._open = folder / "open"
         self._closed = folder / "closed"
         self._manifests = folder / "manifests"
-        self._high_water = folder / "high_water.json"
+        self._high_water = HighWater(folder / "high_water.json")
         self._segment_bytes = segment_bytes
         self._epoch = epoch
         self._check_is_ours = check_is_ours
@@ -137,7 +138,7 @@ class EventLog:
                 make_folder(sub)
                 remove_leftovers(sub)
             self._recover()
-            self._save_high_water()
+            self._high_water.save(self.next_offset)
         except OSError as error:
             raise storage_error(f"open the log in {folder}", error) from error
 
@@ -170,6 +171,7 @@ class EventLog:
         with self._lock:
             last = self._segments[-1]
             self._segments[-1] = replace(last, num_events=last.num_events + batch.num_rows)
+        self._high_water.save_if_due(self.next_offset)
         return batch
 
     def read(self, first_offset: int = 0) -> Iterator[pa.RecordBatch]:
@@ -206,8 +208,8 @@ class EventLog:
         path = self._closed / f"{segment.stem}.parquet"
         try:
             closed = replace(segment, sha256=write_parquet(path, table))
-            manifest = json.dumps(asdict(closed), indent=2).encode()
-            replace_file(self._manifests / f"{segment.stem}.json", manifest)
+            manifest = self._manifests / f"{segment.stem}.json"
+            replace_file(manifest, checked_json(asdict(closed)))
             with self._lock:
                 self._segments[self._segments.index(segment)] = closed
             remove_file(self._arrow_path(segment))
@@ -215,9 +217,18 @@ class EventLog:
             raise storage_error(f"compact {path}", error) from error
 
     def close(self) -> None:
-        """Close the open segment; everything is on disk already."""
+        """Close the open segment and note its end; everything is on disk already."""
         if self._writer:
             self._writer.close()
+        if not self.failure and self._is_ours():
+            self._high_water.save_if_possible(self.next_offset)
+
+    def _is_ours(self) -> bool:
+        try:
+            self._check_is_ours()
+        except (StorageError, CorruptStorage):
+            return False  # whose it is now notes its end
+        return True
 
     def _arrow_path(self, segment: Segment) -> Path:
         return self._open / f"{segment.stem}.arrow"
@@ -227,13 +238,14 @@ class EventLog:
         if self._writer and self._writer.size_bytes >= self._segment_bytes:
             self._writer.close()
             self._writer = None
-            self._save_high_water()
+            self._high_water.save(next_offset)
         if self._writer is None:
             segment = Segment(next_offset, 0)
             writer = SegmentWriter(self._arrow_path(segment), LOG_SCHEMA, epoch=self._epoch)
             with self._lock:
                 self._writer = writer
                 self._segments.append(segment)
+            self._high_water.set_due()
         return self._writer
 
     def _give_up(self, writer: SegmentWriter) -> None:
@@ -301,17 +313,20 @@ class EventLog:
         arrows = []
         for path in sorted(self._open.glob("*.arrow")):
             if int(path.stem) in closed:
+                self._load_parquet(closed[int(path.stem)])  # before the other copy goes
                 remove_file(path)  # the last step of its compaction
             else:
                 arrows.append(int(path.stem))
         first_offsets = sorted([*closed, *arrows])
+        reached = self._high_water.read(has_rows=bool(first_offsets))
         for first_offset in first_offsets:
             self._check_reaches(first_offset)
             if first_offset in closed:
                 self._segments.append(closed[first_offset])
             else:
-                self._recover_arrow(first_offset, is_last=first_offset == first_offsets[-1])
-        self._check_reaches(self._read_high_water(), or_more=True)
+                is_last = first_offset == first_offsets[-1]
+                self._recover_arrow(first_offset, reached, is_last=is_last)
+        self._check_reaches(reached, or_more=True)
 
     def _check_reaches(self, offset: int, *, or_more: bool = False) -> None:
         reached = self.next_offset
@@ -320,16 +335,18 @@ class EventLog:
                 f"{self._open.parent} has events up to {reached - 1}, expected up to {offset - 1}"
             )
 
-    def _recover_arrow(self, first_offset: int, *, is_last: bool) -> None:
+    def _recover_arrow(self, first_offset: int, reached: int, *, is_last: bool) -> None:
         segment = Segment(first_offset, 0)
         path = self._arrow_path(segment)
-        contents: SegmentContents = read_segment(path, LOG_SCHEMA, first_offset, is_last=is_last)
+        contents = read_segment(
+            path, LOG_SCHEMA, first_offset, is_last=is_last, num_certain=reached - first_offset
+        )
         self.cut_bytes += contents.cut_bytes
         if not contents.num_rows:
             remove_file(path)
             return
-        if contents.cut_bytes:
-            truncate_file(path, contents.size_bytes)
+        # Also where nothing is cut: the last batch may be in the page cache alone.
+        truncate_file(path, contents.size_bytes)
         self._segments.append(replace(segment, num_events=contents.num_rows))
         if is_last:
             self._writer = SegmentWriter(path, LOG_SCHEMA, contents.size_bytes, self._epoch)
@@ -337,20 +354,9 @@ class EventLog:
     def _read_manifests(self) -> Iterator[Segment]:
         for path in sorted(self._manifests.glob("*.json")):
             try:
-                segment = Segment(**json.loads(path.read_bytes()))
-            except (OSError, ValueError, TypeError) as error:
+                segment = Segment(**read_checked_json(path))
+            except TypeError as error:
                 raise CorruptStorage(f"{path} cannot be read: {error}") from error
             if segment.stem != path.stem or not (self._closed / f"{path.stem}.parquet").exists():
                 raise CorruptStorage(f"{path} does not fit a file in {self._closed}")
             yield segment
-
-    def _read_high_water(self) -> int:
-        if not self._high_water.exists():
-            return 0
-        try:
-            return int(json.loads(self._high_water.read_bytes())["next_offset"])
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise CorruptStorage(f"{self._high_water} cannot be read: {error}") from error
-
-    def _save_high_water(self) -> None:
-        replace_file(self._high_water, json.dumps({"next_offset": self.next_offset}).encode())

@@ -16,6 +16,7 @@ import psutil
 from numpy.typing import NDArray
 
 from actors.durable_files import require_free_space
+from actors.high_water import HighWater
 from actors.item_log import (
     ITEM_SCHEMA,
     AppendOnlyFile,
@@ -184,7 +185,12 @@ class ItemCatalog:
         """Claim the folder and read it. Runs on the writer thread."""
         folder = StorageFolder.claim(self._data_dir, "items", {})
         try:
-            log = AppendOnlyFile(folder.path / "items.arrow", ITEM_SCHEMA, folder.epoch)
+            log = AppendOnlyFile(
+                folder.path / "items.arrow",
+                ITEM_SCHEMA,
+                folder.epoch,
+                HighWater(folder.path / "high_water.json"),
+            )
             table = ItemTable()
             for batch in log.open():
                 table.accept(items_of(batch))

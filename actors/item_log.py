@@ -12,7 +12,14 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from actors.checked_segment import SegmentWriter, read_segment
-from actors.durable_files import remove_file, sha256_of, storage_error, truncate_file
+from actors.durable_files import (
+    fsync_folder,
+    remove_file,
+    sha256_of,
+    storage_error,
+    truncate_file,
+)
+from actors.high_water import HighWater
 from actors.messages import CorruptStorage, StorageError
 from recommender.events import Item
 
@@ -74,11 +81,26 @@ class AppendOnlyFile:
     A torn tail is cut when it is opened; any other damage is `CorruptStorage`.
     """
 
-    def __init__(self, path: Path, schema: pa.Schema, epoch: int = 0) -> None:
+    def __init__(
+        self,
+        path: Path,
+        schema: pa.Schema,
+        epoch: int = 0,
+        high_water: HighWater | None = None,
+    ) -> None:
+        """Name the file; `open` reads it.
+
+        Args:
+            path: Made at the first append.
+            schema: What it holds.
+            epoch: Written into each batch.
+            high_water: Where its length is noted, so that a lost end is noticed.
+        """
         self.offset = 0
         self.cut_bytes = 0
         self._path = path
         self._schema = schema
+        self._high_water = high_water
         self._epoch = epoch
         self._writer: SegmentWriter | None = None
         self._size_bytes = 0
@@ -90,16 +112,27 @@ class AppendOnlyFile:
             CorruptStorage: If it is not what was written.
             StorageError: If it cannot be opened.
         """
-        if not self._path.exists():
-            return []
-        contents = read_segment(self._path, self._schema, 0, is_last=True)
+        batches = self._read() if self._path.exists() else []
+        if self._high_water:
+            reached = self._high_water.read(has_rows=False)  # older catalogues have none
+            if self.offset < reached:
+                raise CorruptStorage(
+                    f"{self._path} has {self.offset} rows, expected {reached} or more"
+                )
+            self._high_water.save(self.offset)
+        return batches
+
+    def _read(self) -> list[pa.RecordBatch]:
+        num_certain = self._high_water.read(has_rows=False) if self._high_water else 0
+        contents = read_segment(self._path, self._schema, 0, is_last=True, num_certain=num_certain)
         self.cut_bytes = contents.cut_bytes
         try:
             if not contents.num_rows:
                 remove_file(self._path)
                 return []
-            if contents.cut_bytes:
-                truncate_file(self._path, contents.size_bytes)
+            # Also where nothing is cut: the last batch may be in the page cache alone.
+            truncate_file(self._path, contents.size_bytes)
+            fsync_folder(self._path.parent)
         except OSError as error:
             raise storage_error(f"cut {self._path}", error) from error
         self.offset = contents.num_rows
@@ -114,6 +147,8 @@ class AppendOnlyFile:
         """
         if self._writer is None:
             self._writer = SegmentWriter(self._path, self._schema, self._size_bytes, self._epoch)
+            if self._high_water and not self._size_bytes:
+                self._high_water.set_due()
         elif self._writer.is_closed:
             raise StorageError(f"{self._path}: an earlier write could not be taken back")
         try:
@@ -124,11 +159,15 @@ class AppendOnlyFile:
             raise
         self.offset += batch.num_rows
         self._size_bytes = self._writer.size_bytes
+        if self._high_water:
+            self._high_water.save_if_due(self.offset)
 
     def close(self) -> None:
-        """Close the file; everything in it is durable already."""
+        """Close the file and note its end; everything in it is durable already."""
         if self._writer:
             self._writer.close()
+            if self._high_water:
+                self._high_water.save_if_possible(self.offset)
 
 
 class VectorCache:

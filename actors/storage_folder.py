@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from actors.checked_json import checked_json, read_checked_json
 from actors.durable_files import make_folder, replace_file
 from actors.messages import CorruptStorage, StorageError
 
@@ -63,6 +63,7 @@ class StorageFolder:
         except OSError as error:
             raise StorageError(f"claim {path}: {error}") from error
         try:
+            _settle(data_dir, name)
             _check_identity(data_dir, name, identity)
             epoch = _raise_epoch(path / _EPOCH)
         except BaseException:
@@ -72,7 +73,7 @@ class StorageFolder:
 
     def check_is_ours(self) -> None:
         """Raise `StorageError` if another process claimed the folder since."""
-        epoch = _read_json(self.path / _EPOCH)["epoch"]
+        epoch = read_checked_json(self.path / _EPOCH)["epoch"]
         if epoch != self.epoch:
             raise StorageError(
                 f"{self.path} was claimed by another process: epoch {epoch}, ours is {self.epoch}"
@@ -83,6 +84,28 @@ class StorageFolder:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+
+@contextmanager
+def hold_all(data_dir: Path) -> Iterator[None]:
+    """Lock every part of an installation at once, and change nothing.
+
+    Raises:
+        StorageError: If a process is at work on one of them.
+    """
+    with ExitStack() as held:
+        for lock in sorted(data_dir.glob("*/**/" + _LOCK)):
+            held.callback(os.close, _lock(lock, wait_s=0.0))
+        yield
+
+
+def _settle(data_dir: Path, name: str) -> None:
+    """Make durable what the last owner did to names, now that it is surely gone."""
+    try:
+        for folder in (data_dir, (data_dir / name).parent, data_dir / name):
+            make_folder(folder)
+    except OSError as error:
+        raise StorageError(f"claim {data_dir / name}: {error}") from error
 
 
 def _lock(path: Path, wait_s: float) -> int:
@@ -110,7 +133,7 @@ def _check_identity(data_dir: Path, name: str, identity: Mapping[str, Any]) -> N
             **identity,
         }
         if path.exists():
-            found = _read_json(path)
+            found = read_checked_json(path)
             if found != wanted:
                 raise CorruptStorage(f"{path} says {found}, expected {wanted}")
         elif name in installation["initialised"]:
@@ -118,10 +141,10 @@ def _check_identity(data_dir: Path, name: str, identity: Mapping[str, Any]) -> N
                 f"{path.parent} was in use before and its {_IDENTITY} is gone: restore the folder"
             )
         else:
-            replace_file(path, _json(wanted))
+            replace_file(path, checked_json(wanted))
         if name not in installation["initialised"]:
             installation["initialised"].append(name)
-            replace_file(data_dir / _INSTALLATION, _json(installation))
+            replace_file(data_dir / _INSTALLATION, checked_json(installation))
 
 
 @contextmanager
@@ -131,27 +154,14 @@ def _installation(data_dir: Path) -> Iterator[dict[str, Any]]:
     try:
         path = data_dir / _INSTALLATION
         if not path.exists():
-            replace_file(path, _json({"install_id": uuid.uuid4().hex, "initialised": []}))
-        yield _read_json(path)
+            replace_file(path, checked_json({"install_id": uuid.uuid4().hex, "initialised": []}))
+        _settle(data_dir, ".")  # a part that died may have replaced it just now
+        yield read_checked_json(path)
     finally:
         os.close(lock)
 
 
 def _raise_epoch(path: Path) -> int:
-    epoch: int = _read_json(path)["epoch"] + 1 if path.exists() else 1
-    replace_file(path, _json({"epoch": epoch}))
+    epoch: int = read_checked_json(path)["epoch"] + 1 if path.exists() else 1
+    replace_file(path, checked_json({"epoch": epoch}))
     return epoch
-
-
-def _json(value: Mapping[str, Any]) -> bytes:
-    return json.dumps(value, indent=2).encode() + b"\n"
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise CorruptStorage(f"{path} cannot be read: {error}") from error
-    if not isinstance(value, dict):
-        raise CorruptStorage(f"{path} does not hold an object")
-    return value

@@ -10,9 +10,9 @@ head.json                               the head, the heads before it, pins, the
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ import safetensors.numpy
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
+from actors.checked_json import checked_json, read_checked_json
 from actors.durable_files import (
     TEMPORARY,
     fsync_folder,
@@ -98,14 +99,16 @@ class HeadRecord:
 class VersionFiles:
     """Reads and writes versions. A version is on disk whole or not at all, and never changes."""
 
-    def __init__(self, folder: Path) -> None:
-        """Open the folder; what a crash left unfinished is removed.
+    def __init__(self, folder: Path, *, is_read_only: bool = False) -> None:
+        """Open the folder; unless it is only read, what a crash left unfinished is removed.
 
         Raises:
             StorageError: If it cannot be written.
         """
         self._versions = folder / "versions"
         self._head = folder / "head.json"
+        if is_read_only:
+            return
         try:
             make_folder(self._versions)
             remove_leftovers(self._versions)
@@ -114,7 +117,7 @@ class VersionFiles:
 
     def numbers(self) -> list[int]:
         """The versions on disk, rising."""
-        return sorted(int(path.name) for path in self._versions.iterdir() if path.name.isdecimal())
+        return sorted(int(path.name) for path in self._versions.glob("*") if path.name.isdecimal())
 
     def write(self, manifest: Manifest, model: Arrays, trainer: Arrays) -> Manifest:
         """Write version `manifest.version`; gives its manifest with the checksums.
@@ -138,6 +141,8 @@ class VersionFiles:
             temporary.rename(folder)
             fsync_folder(self._versions)
         except OSError as error:
+            with suppress(OSError):
+                folder.rename(temporary)  # it was named, if only its name is not durable
             shutil.rmtree(temporary, ignore_errors=True)
             raise storage_error(f"write version {manifest.version}", error) from error
         return manifest
@@ -153,11 +158,11 @@ class VersionFiles:
         if not path.parent.exists():
             raise UnknownVersion(f"there is no version {version}")
         try:
-            fields = json.loads(path.read_bytes())
+            fields = read_checked_json(path)
             fields["trained_through"] = tuple(fields["trained_through"])
             fields["quarantined"] = tuple(map(tuple, fields.get("quarantined", ())))
             manifest = Manifest(**fields)
-        except (OSError, ValueError, TypeError, KeyError) as error:
+        except (TypeError, KeyError) as error:
             raise CorruptStorage(f"{path} cannot be read: {error}") from error
         if manifest.version != version:
             raise CorruptStorage(f"{path} is of version {manifest.version}")
@@ -209,10 +214,10 @@ class VersionFiles:
         if not self._head.exists() and not self.numbers():
             return HeadRecord()
         try:
-            fields = json.loads(self._head.read_bytes())
+            fields = read_checked_json(self._head)
             lists = {name: tuple(fields[name]) for name in ("previous", "pinned")}
             return HeadRecord(**{**fields, **lists})
-        except (OSError, ValueError, TypeError, KeyError) as error:
+        except (TypeError, KeyError) as error:
             raise CorruptStorage(f"{self._head} cannot be read: {error}") from error
 
     def write_head(self, record: HeadRecord) -> None:
@@ -221,7 +226,7 @@ class VersionFiles:
         Raises:
             StorageError: If that failed.
         """
-        replace_file(self._head, json.dumps(asdict(record), indent=2).encode() + b"\n")
+        replace_file(self._head, checked_json(asdict(record)))
 
     def _folder(self, version: int) -> Path:
         return self._versions / f"{version:08d}"
@@ -243,6 +248,6 @@ def _encoded(arrays: Arrays) -> bytes:
 
 def _manifest_json(manifest: Manifest) -> bytes:
     try:
-        return json.dumps(asdict(manifest), indent=2).encode() + b"\n"
+        return checked_json(asdict(manifest))
     except TypeError as error:
         raise VersionRefused(f"the manifest cannot be stored: {error}") from error

@@ -6,6 +6,8 @@ import asyncio
 import shlex
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -34,6 +36,9 @@ DataDirOption = Annotated[
     Path | None,
     typer.Option("--data-dir", help="Folder of everything durable [default: rheos-data]."),
 ]
+StorageArgument = Annotated[
+    Path | None, typer.Argument(help="Folder of everything durable; rheos-data if none is named.")
+]
 PortOption = Annotated[
     int | None, typer.Option("--port", min=1, max=65_535, help="HTTP port [default: 8000].")
 ]
@@ -53,6 +58,7 @@ def main() -> None:
 
 
 def _mendable_errors() -> tuple[type[Exception], ...]:
+    from actors.messages import CorruptStorage, StorageError
     from cluster.config import SettingsError
     from cluster.downloads import DownloadError
     from cluster.http_client import ServiceError
@@ -63,6 +69,7 @@ def _mendable_errors() -> tuple[type[Exception], ...]:
 
     return (
         *(SettingsError, ClusterError, ServiceError),
+        *(StorageError, CorruptStorage),
         *(DatasetError, DownloadError, TextEncoderError, SolverMissing),
     )
 
@@ -237,6 +244,96 @@ def recommend(
 
 
 @app.command()
+def verify(
+    data_dir: StorageArgument = None,
+    config: ConfigOption = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Only what is damaged.")] = False,
+) -> None:
+    """Read every file of a stopped system's storage and say which are damaged, where, what is lost.
+
+    Log, catalogue and model versions are checked against their checksums; nothing is written. Lost
+    offsets are those of acknowledged events that are in no file. Ends with 1 if anything is
+    damaged: restore the folder from a backup, or see `rheos repair --help`.
+    """
+    from actors.storage_check import check_storage
+
+    folder = _storage_folder(config, data_dir)
+    num_files = num_damaged = 0
+    with _stopped(folder):
+        for report in check_storage(folder):
+            num_files += 1
+            num_damaged += report.is_damaged
+            if report.is_damaged or not quiet:
+                state = "[red]damaged[/]" if report.is_damaged else "ok     "
+                _say(f"{state}  {_below(folder, report.path)}  {_without(folder, report.detail)}")
+            for first, stop in report.lost:
+                _say(f"         lost: offsets {first} to {stop - 1} ({stop - first} events)")
+    console.print(f"{num_files} files, {num_damaged} damaged, in {folder}", soft_wrap=True)
+    raise typer.Exit(1 if num_damaged else 0)
+
+
+@app.command()
+def repair(
+    data_dir: StorageArgument = None,
+    config: ConfigOption = None,
+    accept_loss: Annotated[
+        bool, typer.Option("--accept-loss", help="Do it; without, only what is damaged is shown.")
+    ] = False,
+) -> None:
+    """Make a damaged storage folder of a stopped system usable, at the price of what is damaged.
+
+    A damaged log is written again from every event that can be read; what is behind a gap gets new
+    offsets, and the head is published once more to fit them. A damaged version goes, and another
+    one becomes the head. Nothing is deleted: files are kept as they were found, below `damaged/`.
+    Make a copy of the folder first.
+    """
+    from actors.storage_check import check_storage
+    from actors.storage_repair import repair_storage
+
+    folder = _storage_folder(config, data_dir)
+    segment_bytes = _settings(config, None, None).buffer.segment_bytes
+    with _stopped(folder):
+        if not accept_loss:
+            damaged = [report for report in check_storage(folder) if report.is_damaged]
+            for report in damaged:
+                _say(f"{_below(folder, report.path)}  {_without(folder, report.detail)}")
+            console.print(
+                "nothing was done; `rheos repair --accept-loss` goes on without what is damaged"
+                if damaged
+                else f"nothing is damaged in {folder}",
+                soft_wrap=True,
+            )
+            raise typer.Exit(1 if damaged else 0)
+        num_repairs = 0
+        for done in repair_storage(folder, segment_bytes):
+            num_repairs += 1
+            _say(f"{_below(folder, done.path)}  {escape(done.done)}")
+            for first, stop in done.lost:
+                _say(f"  lost: offsets {first} to {stop - 1} ({stop - first} events)")
+    kept = f"; what was found is in {folder / 'damaged'}" if num_repairs else ""
+    console.print(f"{num_repairs} repairs{kept}", soft_wrap=True)
+
+
+@app.command()
+def export(
+    folder: Annotated[Path, typer.Argument(help="Where the files go; made if missing.")],
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Write every event of a stopped system as Parquet, one file a shard, in the order of offsets.
+
+    `pandas.read_parquet(FOLDER)` reads all of them, with the columns that clients sent and `shard`,
+    `offset` and `acknowledged_ms`. A damaged log is refused.
+    """
+    from actors.log_export import export_log
+
+    storage = _storage_folder(config, data_dir)
+    with _stopped(storage):
+        for path, num_events in export_log(storage, folder):
+            console.print(f"{path}  {num_events} events", soft_wrap=True)
+
+
+@app.command()
 def evaluate(
     data: Annotated[Path, typer.Option("--data", help="A stream: folder or file.")],
     report: Annotated[Path, typer.Option("--report", help="Where the JSON goes.")] = Path(
@@ -347,6 +444,47 @@ def _settings(config: Path | None, data_dir: Path | None, port: int | None) -> S
         return settings
     serving = settings.serving.model_validate({**settings.serving.model_dump(), "port": port})
     return settings.model_copy(update={"serving": serving})
+
+
+def _storage_folder(config: Path | None, data_dir: Path | None) -> Path:
+    """The storage folder, which must be there."""
+    from cluster.local_cluster import ClusterError
+
+    folder = _settings(config, data_dir, None).storage.data_dir
+    if not (folder / "installation.json").exists() and not (folder / "events").exists():
+        raise ClusterError(f"{folder} is no storage folder; name one, see `--help`")
+    return folder
+
+
+@contextmanager
+def _stopped(folder: Path) -> Iterator[None]:
+    """Hold a storage folder while nothing else is at work on it."""
+    from actors.messages import StorageError
+    from actors.storage_folder import hold_all
+    from cluster.local_cluster import ClusterError, find_cluster
+
+    if (record := find_cluster(folder)) is not None:
+        raise ClusterError(
+            f"a system runs on {folder} (pid {record.pid}); stop it first with `rheos down`"
+        )
+    with ExitStack() as held:
+        try:
+            held.enter_context(hold_all(folder))
+        except StorageError as error:
+            raise ClusterError(f"{error}; stop it first with `rheos down`") from error
+        yield
+
+
+def _say(line: str) -> None:
+    console.print(line, highlight=False, soft_wrap=True)
+
+
+def _below(folder: Path, path: Path) -> str:
+    return escape(str(path.relative_to(folder)))
+
+
+def _without(folder: Path, detail: str) -> str:
+    return escape(detail.replace(f"{folder}/", ""))
 
 
 def _running(settings: Settings) -> ClusterRecord:

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 from storage_fakes import FailingFsync, event
 
+from actors.checked_json import read_checked_json
 from actors.event_log import EventLog, event_batch
 from actors.messages import CorruptStorage, StorageError
 
@@ -140,8 +141,7 @@ def test_a_write_that_cannot_be_taken_back_closes_the_log(
 
 def test_a_torn_tail_is_cut_and_counted(tmp_path: Path) -> None:
     log = log_of(tmp_path)
-    fill(log, 3)
-    log.close()
+    fill(log, 3)  # and the process dies, so that nobody says where the log ends
     [path] = (tmp_path / "open").iterdir()
     size = path.stat().st_size
     path.write_bytes(path.read_bytes()[:-100])
@@ -151,6 +151,84 @@ def test_a_torn_tail_is_cut_and_counted(tmp_path: Path) -> None:
     fill(again, 1)
     again.close()
     assert ids(log_of(tmp_path)) == expected(0, 30)
+
+
+def test_a_tail_cut_after_a_clean_stop_is_damage_and_left_as_it_is(tmp_path: Path) -> None:
+    log = log_of(tmp_path)
+    fill(log, 3)
+    log.close()
+    [path] = (tmp_path / "open").iterdir()
+    data = path.read_bytes()[:-100]
+    path.write_bytes(data)
+    with pytest.raises(CorruptStorage, match=rf"{path.name} is damaged at byte \d+, offset 20"):
+        log_of(tmp_path)
+    assert path.read_bytes() == data
+
+
+@pytest.mark.parametrize("is_closed", [True, False])
+def test_a_missing_last_segment_is_noticed_also_after_a_crash(
+    tmp_path: Path, is_closed: bool
+) -> None:
+    log = log_of(tmp_path, segment_bytes=4_096)
+    while len(list((tmp_path / "open").glob("*.arrow"))) < 2:
+        fill(log, 1)
+    if is_closed:
+        log.close()
+    max((tmp_path / "open").iterdir()).unlink()
+    with pytest.raises(CorruptStorage, match="expected up to"):
+        log_of(tmp_path)
+
+
+def test_a_lost_note_of_the_end_is_refused_and_a_changed_digit_in_it_too(tmp_path: Path) -> None:
+    log = log_of(tmp_path)
+    fill(log, 3)
+    log.close()
+    path = tmp_path / "high_water.json"
+    whole = path.read_text()
+    path.write_text(whole.replace("30", "20"))
+    with pytest.raises(CorruptStorage, match="checksum"):
+        log_of(tmp_path)
+    path.unlink()
+    with pytest.raises(CorruptStorage, match="is gone"):
+        log_of(tmp_path)
+    path.write_text(whole)
+    assert ids(log_of(tmp_path)) == expected(0, 30)
+
+
+def test_an_end_that_cannot_be_noted_refuses_no_event_and_is_noted_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = log_of(tmp_path)
+    num_failures = 1
+
+    def fail(path: Path, data: bytes) -> None:
+        nonlocal num_failures
+        num_failures -= 1
+        if num_failures >= 0:
+            raise StorageError("failed on purpose")
+        path.write_bytes(data)
+
+    monkeypatch.setattr("actors.high_water.replace_file", fail)
+    fill(log, 1)
+    assert read_checked_json(tmp_path / "high_water.json") == {"next_offset": 0}
+    fill(log, 1)
+    assert read_checked_json(tmp_path / "high_water.json") == {"next_offset": 20}
+
+
+def test_the_arrow_file_goes_only_when_its_parquet_is_whole(tmp_path: Path) -> None:
+    log = log_of(tmp_path, segment_bytes=4_096)
+    fill(log, 8)
+    [segment, *_] = log.compactable()
+    arrow = tmp_path / "open" / f"{segment.stem}.arrow"
+    data = arrow.read_bytes()
+    log.compact(segment)
+    log.close()
+    arrow.write_bytes(data)  # as a crash before its removal leaves it
+    parquet = tmp_path / "closed" / f"{segment.stem}.parquet"
+    parquet.write_bytes(parquet.read_bytes()[:-1])
+    with pytest.raises(CorruptStorage, match=parquet.name):
+        log_of(tmp_path)
+    assert arrow.read_bytes() == data
 
 
 def test_a_torn_tail_before_another_segment_is_damage(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from actors.checked_json import checked_json, read_checked_json
 from actors.messages import CorruptStorage, StorageError
 from actors.storage_folder import StorageFolder
 
@@ -61,8 +62,8 @@ def test_another_number_of_shards_is_refused(tmp_path: Path) -> None:
 def test_a_crash_before_the_registration_is_made_good(tmp_path: Path) -> None:
     claim(tmp_path).close()
     registry = tmp_path / "installation.json"
-    installation = json.loads(registry.read_text())
-    registry.write_text(json.dumps({**installation, "initialised": []}))
+    installation = read_checked_json(registry)
+    registry.write_bytes(checked_json({**installation, "initialised": []}))
     claim(tmp_path).close()
     assert json.loads(registry.read_text())["initialised"] == ["events/shard-0"]
 

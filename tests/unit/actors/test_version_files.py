@@ -89,7 +89,8 @@ def test_no_flipped_bit_is_read_silently(tmp_path: Path, file: str) -> None:
             files.read(1, TRAINER)
         except CorruptStorage:
             num_detected += 1
-    assert num_detected == len(whole) or file == "manifest.json"
+    num_blanks = sum(map(whole.count, (b" ", b"\n"))) if file == "manifest.json" else 0
+    assert num_detected >= len(whole) - num_blanks
     path.write_bytes(whole)
     assert files.manifest(1) == written
 
@@ -98,7 +99,7 @@ def test_a_write_that_fails_at_any_fsync_leaves_no_version(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = VersionFiles(tmp_path)
-    for version, num_good in enumerate(range(4), 1):
+    for version, num_good in enumerate(range(5), 1):
         fsync = FailingFsync(monkeypatch)
 
         def fail_later(descriptor: int, fsync: FailingFsync = fsync, good: int = num_good) -> None:

@@ -18,7 +18,10 @@ from cluster.local_cluster import mark_of
 from recommender.datasets import Dataset, read_dataset
 from recommender.simulator import SimulatorSettings, simulate
 
-COMMANDS = ("up", "down", "status", "env", "settings", "ingest", "recommend", "evaluate", "demo")
+COMMANDS = (
+    *("up", "down", "status", "env", "settings", "ingest", "recommend"),
+    *("verify", "repair", "export", "evaluate", "demo"),
+)
 
 
 @pytest.fixture(autouse=True)
