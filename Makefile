@@ -8,6 +8,8 @@ RATE ?= 250
 OUT ?= demo-out
 RHEOS_DATA_DIR ?= ../shared/data
 export RHEOS_DATA_DIR
+# Files of tests that need no Ray run side by side.
+PARALLEL := --numprocesses=logical --maxprocesses=8 --dist=loadfile
 
 .PHONY: help demo test check unit http actor durability e2e chaos up down bench setup clean
 
@@ -31,19 +33,20 @@ check: $(READY) ## Lint, types, imports, unit, HTTP, actor and durability tests
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest tests/unit tests/http tests/actor tests/durability
+	$(BIN)/pytest $(PARALLEL) tests/unit tests/http tests/durability
+	$(BIN)/pytest tests/actor
 
 unit: $(READY) ## Unit tests only
-	$(BIN)/pytest tests/unit
+	$(BIN)/pytest $(PARALLEL) tests/unit
 
 http: $(READY) ## Bad requests and made-up ones; RHEOS_HTTP_EXAMPLES=7000 is the long form
-	$(BIN)/pytest tests/http
+	$(BIN)/pytest $(PARALLEL) tests/http
 
 actor: $(READY) ## Tests of the actors on a local Ray
 	$(BIN)/pytest tests/actor
 
 durability: $(READY) ## Tests that crash the disk in every way and read it again
-	$(BIN)/pytest tests/durability
+	$(BIN)/pytest $(PARALLEL) tests/durability
 
 e2e: $(READY) ## Tests of the whole system over HTTP
 	$(BIN)/pytest tests/e2e

@@ -104,9 +104,10 @@ def main() -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--events", type=int, default=40_000, help="of the stream; half warms up")
-    parser.add_argument("--users", type=int, default=1_000)
+    parser.add_argument("--events", type=int, default=60_000, help="of the stream; half warms up")
+    parser.add_argument("--users", type=int, default=1_500)
     parser.add_argument("--items", type=int, default=600)
+    parser.add_argument("--series", type=float, default=0.3, help="how much goes by what came last")
     parser.add_argument("--window", type=int, default=5_000, help="events of a level")
     parser.add_argument("--seeds", default="0,1,2", help="comma-separated")
     parser.add_argument("--variants", nargs="*", choices=list(VARIANTS), default=list(VARIANTS))
@@ -120,6 +121,7 @@ def _world(arguments: argparse.Namespace, seed: int, drift_at: int | None) -> Si
         num_items=arguments.items,
         num_events=arguments.events,
         drift_at=drift_at,
+        series_probability=arguments.series,
         seed=seed,
     )
 

@@ -42,8 +42,9 @@ from recommender.votes import votes
 _MAX_COMPARED = 5_000
 _MIN_COMPARED = 100
 _NUM_KNOWN = 50  # events of known users that tell whether they share a fall
-_MAX_AFTER = 200  # events after the alarm by which there must be so many
+_MAX_AFTER = 300  # events after the alarm by which there must be so many
 _VOTES = 10  # scored events of one user in one round
+_DOUBT = 1.0  # standard errors by which the trusted version must seem better to stay trusted
 _CALM = 0.5  # urgency below which a version may become trusted: one half-life after an alarm
 
 
@@ -51,7 +52,8 @@ class Guard:
     """Decides; never acts. Versions are numbers to it, and `trusted` is the one to go back to.
 
     A version is trusted once `trust_events` events were scored after it was promoted without a
-    fall, so the one before the last such is always older than a fall that is just being noticed.
+    fall, and without a doubt that the one trusted so far would have been better. So the one before
+    the last such is always older than a fall that is just being noticed.
     A restart loses the watch; the probes' slices are saved with every version.
     """
 
@@ -98,10 +100,18 @@ class Guard:
             self.begin(version)
         elif self.candidate is None:
             self._try(version)
-        elif self._num_scored >= self.settings.trust_events and self.urgency.level < _CALM:
+        elif (
+            self._num_scored >= self.settings.trust_events
+            and self.urgency.level < _CALM
+            and not self._is_doubtful()
+        ):
             self.trusted = self.candidate
             self._try(version)
             self._compared.clear()  # they were compared with another version
+
+    def meet(self, users_N: NDArray[np.integer]) -> None:
+        """Users who are there, numbered in the order of first sight."""
+        self._num_users = max(self._num_users, int(users_N.max(initial=-1)) + 1)
 
     def observe(
         self,
@@ -124,7 +134,7 @@ class Guard:
         served_K = served_K[counted]
         trusted_K = served_K if trusted_K is None else trusted_K[counted]
         known_K = users_K[counted] < self._num_users_at.get(self.trusted or 0, 0)
-        self._num_users = max(self._num_users, int(users_K.max(initial=-1)) + 1)
+        self.meet(users_K)
         has_fallen = False
         for served, trusted, is_known in zip(
             served_K.tolist(), trusted_K.tolist(), known_K.tolist(), strict=True
@@ -190,6 +200,18 @@ class Guard:
         kept = (self.trusted, version)
         self._num_users_at[version] = self._num_users
         self._num_users_at = {v: n for v, n in self._num_users_at.items() if v in kept}
+
+    def _is_doubtful(self) -> bool:
+        """Whether what was served since seems worse than the trusted version; chance may do it.
+
+        A slow poison would pass into what is trusted bit by bit. As long as there is a doubt the
+        comparison goes on, and gets sharper.
+        """
+        compared = np.array(self._compared, np.float64).reshape(-1, 3)
+        return any(
+            len(part) >= _NUM_KNOWN and Difference.of(part[:, 0], part[:, 1]).is_loss(0.0, _DOUBT)
+            for part in (compared, compared[compared[:, 2] > 0])
+        )
 
     def _forget_watch(self) -> None:
         self._watch.reset()

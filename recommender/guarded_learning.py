@@ -112,6 +112,7 @@ class GuardedLearning:
         if not len(fresh):
             return
         self._through = int(fresh.offsets_N[-1])
+        self.guard.meet(fresh.users_N)
         held_out_N = self.leave_out().held_out(fresh.users_N)
         self.guard.probes.add(
             len(fresh), select(fresh.windows, held_out_N), fresh.users_N[held_out_N]

@@ -4,154 +4,31 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from local_actors import Storage
+from local_teacher import MODEL, World, job, taste_events
 from numpy.typing import NDArray
 
-from actors.event_buffer import wall_clock_ms
 from actors.examiner import Examiner
 from actors.factor_lane import FactorLane
-from actors.lessons import Restart, TrainingJobSettings
+from actors.lessons import Restart
 from actors.lineage import Lineage
-from actors.messages import Head, Manifest, VersionInfo
-from actors.parameter_store_client import ParameterStoreClient
-from actors.settings import BufferSettings, LoopSettings
 from actors.stream_feed import StreamFeed
 from actors.teacher import Teacher
 from recommender.counters import Counters
-from recommender.events import Event
 from recommender.implicit_factors import ItemFactors, SolverMissing
-from recommender.model import Recommender
 from recommender.settings import (
     BlendSettings,
     FactorSettings,
     GuardSettings,
-    ModelSettings,
-    TrainingSettings,
 )
 from recommender.training import Learner
 
 ON = FactorSettings(enabled=True, factors=4, regularisation=1.0, refit_events=60)
-ITEMS = [f"i-{number}" for number in range(10)]
-MODEL = ModelSettings(dim=8, num_layers=1, intermediate=8, window=3, half_lives=(10.0, 100.0))
-
-
-def job(ials: FactorSettings) -> TrainingJobSettings:
-    return TrainingJobSettings(
-        loop=LoopSettings(warmup_events=100, scored_per_round=1_000, round_events=1),
-        buffer=BufferSettings(num_shards=2),
-        model=MODEL,
-        training=TrainingSettings(batch_windows=8, fresh_windows=2, warmup_epochs=1),
-        ials=ials,
-    )
-
-
-def taste_events(first: int, last: int) -> list[Event]:
-    """Users are of two tastes: half of the items are for those with an even number."""
-    rng = np.random.default_rng(first)
-    return [
-        Event(
-            f"e-{number}",
-            f"u-{number % 30}",
-            ITEMS[5 * (number % 2) + int(rng.integers(5))],
-            "click",
-            1.0,
-            1_000 * number,
-        )
-        for number in range(first, last)
-    ]
-
-
-class FakeStore:
-    """Versions in memory; the newest that was promoted is the head."""
-
-    def __init__(self) -> None:
-        self.payloads: list[Mapping[str, NDArray[Any]]] = []
-        self.trainers: list[Mapping[str, NDArray[Any]]] = []
-        self.infos: list[VersionInfo] = []
-        self.current: Head | None = None
-
-    async def head(self) -> Head | None:
-        return self.current
-
-    async def publish(
-        self,
-        manifest: Manifest,
-        payload: Mapping[str, NDArray[Any]],
-        trainer: Mapping[str, NDArray[Any]],
-        promote: bool = True,
-    ) -> VersionInfo:
-        number = len(self.infos) + 1
-        info = VersionInfo(replace(manifest, version=number), promote, False, 0)
-        self.infos.append(info)
-        self.payloads.append({name: np.array(value) for name, value in payload.items()})
-        self.trainers.append({name: np.array(value) for name, value in trainer.items()})
-        if promote:
-            await self.promote(number, "published")
-        return info
-
-    async def promote(self, version: int, reason: str) -> Head:
-        sequence = 1 if self.current is None else self.current.sequence + 1
-        self.current = Head(sequence, self.infos[version - 1].manifest, reason)
-        return self.current
-
-    async def read(self, version: int) -> Mapping[str, NDArray[Any]]:
-        return self.payloads[version - 1]
-
-    async def read_trainer(self, version: int) -> Mapping[str, NDArray[Any]]:
-        return self.trainers[version - 1]
-
-    async def list_versions(self) -> list[VersionInfo]:
-        return self.infos
-
-    async def pin(self, _version: int) -> None: ...
-
-    async def unpin(self, _version: int) -> None: ...
-
-
-class World:
-    """Storage, a store, and the teachers that come one after the other."""
-
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.storage = Storage(folder, monkeypatch, num_shards=2, now_ms=wall_clock_ms)
-        self.store = FakeStore()
-        self.teachers: list[Teacher] = []
-        monkeypatch.setattr(ParameterStoreClient, "connect", lambda **_: self.store)
-
-    def start(self, ials: FactorSettings) -> Teacher:
-        teacher = Teacher(job(ials))
-        if self.teachers:  # the actors live in the event loop of the first
-            teacher.feed._runner.close()
-            teacher.feed._runner = self.teachers[0].feed._runner
-        self.teachers.append(teacher)
-        return teacher
-
-    def append(self, events: list[Event]) -> None:
-        run = self.teachers[0].feed.run
-        for shard in (0, 1):
-            run(self.storage.append(shard, [e for e in events if int(e.user_id[2:]) % 2 == shard]))
-
-    def warmed_up(self, ials: FactorSettings) -> tuple[Teacher, Learner]:
-        """A teacher after its first version, which learned nothing but its counters."""
-        teacher = self.start(ials)
-        teacher.feed.run(self.storage.put(*ITEMS))
-        self.append(taste_events(0, 200))
-        action = teacher.next_action(True)
-        assert isinstance(action, Restart)
-        assert action.state is None
-        learner = Learner(Recommender(MODEL, action.growth.new_VD), job(ials).training, seed=0)
-        teacher.publish(learner, "warm-up")
-        return teacher, learner
-
-    def close(self) -> None:
-        run = self.teachers[0].feed.run
-        run(self.storage.close())
-        self.teachers[0].feed._runner.close()
 
 
 @pytest.fixture
@@ -175,7 +52,7 @@ def next_version(world: World, teacher: Teacher, learner: Learner) -> ItemFactor
 
 
 def test_without_it_no_version_has_an_array_of_it(world: World) -> None:
-    teacher, learner = world.warmed_up(FactorSettings())
+    teacher, learner = world.warmed_up(job())
     world.append(taste_events(200, 300))
     assert teacher.next_action(False) is not None
     teacher.publish(learner)
@@ -188,7 +65,7 @@ def test_without_it_no_version_has_an_array_of_it(world: World) -> None:
 def test_the_first_version_has_factors_of_all_events_and_later_ones_are_refitted(
     world: World,
 ) -> None:
-    teacher, learner = world.warmed_up(ON)
+    teacher, learner = world.warmed_up(job(ials=ON))
     first = factors_of(world.store.payloads[0])
     scores_V = first.scores(np.array([0, 1], np.int32))
     assert scores_V[2:5].min() > scores_V[5:].max() + 0.1
@@ -203,10 +80,10 @@ def test_the_first_version_has_factors_of_all_events_and_later_ones_are_refitted
 def test_a_job_that_starts_again_scores_with_the_factors_of_the_head_and_fits_from_the_log(
     world: World,
 ) -> None:
-    teacher, learner = world.warmed_up(ON)
+    teacher, learner = world.warmed_up(job(ials=ON))
     world.append(taste_events(200, 250))
     before = next_version(world, teacher, learner)
-    again = world.start(ON)
+    again = world.start(job(ials=ON))
     assert isinstance(again.next_action(True), Restart)
     old, new = teacher.factors._learner, again.factors._learner
     assert old is not None
@@ -226,15 +103,15 @@ def test_a_job_that_starts_again_scores_with_the_factors_of_the_head_and_fits_fr
 
 
 def test_a_job_that_starts_on_a_head_without_factors_fits_them_from_the_log(world: World) -> None:
-    world.warmed_up(FactorSettings())
-    again = world.start(ON)
+    world.warmed_up(job())
+    again = world.start(job(ials=ON))
     assert isinstance(again.next_action(True), Restart)
     scores_V = again.factors.live(Counters()).factors.scores(np.array([7], np.int32))  # type: ignore[union-attr]
     assert scores_V[5:].mean() > scores_V[:5].mean() + 0.2
 
 
 def test_when_the_head_goes_back_the_learner_goes_on_with_its_own(world: World) -> None:
-    teacher, learner = world.warmed_up(ON)
+    teacher, learner = world.warmed_up(job(ials=ON))
     world.append(taste_events(200, 280))
     newest = next_version(world, teacher, learner)
     first = factors_of(world.store.payloads[0])
@@ -250,7 +127,7 @@ def test_when_the_head_goes_back_the_learner_goes_on_with_its_own(world: World) 
 
 
 def test_the_same_code_in_two_shards_is_two_users_also_when_they_are_scored(world: World) -> None:
-    teacher, _ = world.warmed_up(ON)
+    teacher, _ = world.warmed_up(job(ials=ON))
     world.append(taste_events(200, 230))
     teacher.next_action(False)
     own = teacher.factors._learner
@@ -264,7 +141,7 @@ def test_the_same_code_in_two_shards_is_two_users_also_when_they_are_scored(worl
 def test_a_shard_that_starts_again_changes_no_user_and_no_rewind_counts_twice(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    teacher, _ = world.warmed_up(ON)
+    teacher, _ = world.warmed_up(job(ials=ON))
     run = teacher.feed.run
     run(world.storage.close())
     world.storage = Storage(tmp_path, monkeypatch, num_shards=2)
@@ -282,7 +159,7 @@ def test_a_shard_that_starts_again_changes_no_user_and_no_rewind_counts_twice(
 
 
 def test_the_blend_learns_how_much_ials_is_worth(world: World) -> None:
-    teacher, _ = world.warmed_up(ON)
+    teacher, _ = world.warmed_up(job(ials=ON))
     before = teacher.examiner.blend.weights()["ials"].copy()
     world.append(taste_events(200, 300))
     teacher.next_action(False)

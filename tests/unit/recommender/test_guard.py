@@ -171,7 +171,7 @@ def test_a_candidate_is_judged_on_replayed_events_only_while_none_are_held_out(
 def guard_that_knows(num_users: int) -> Guard:
     """At version 1, which so many users were there for, and that was followed by version 2."""
     guard = Guard(SETTINGS)
-    guard.observe(np.arange(num_users), hits(0.5, num_users), None)
+    guard.meet(np.arange(num_users))
     guard.promoted(1)
     guard.promoted(2)
     return guard
