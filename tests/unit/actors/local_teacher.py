@@ -21,21 +21,22 @@ from actors.settings import BufferSettings, LoopSettings
 from actors.teacher import Teacher
 from recommender.events import Event
 from recommender.model import Recommender
-from recommender.settings import ModelSettings, Section, TrainingSettings
+from recommender.settings import FactorSettings, ModelSettings, TrainingSettings
 from recommender.training import Learner
 
 ITEMS = [f"i-{number}" for number in range(10)]
+OFF = FactorSettings()
 MODEL = ModelSettings(dim=8, num_layers=1, intermediate=8, window=3, half_lives=(10.0, 100.0))
 
 
-def job(**sections: Section) -> TrainingJobSettings:
-    """A small model, and rounds that wait for nothing; `sections` replaces others."""
+def job(ials: FactorSettings = OFF) -> TrainingJobSettings:
+    """A small model, and rounds that wait for nothing."""
     return TrainingJobSettings(
         loop=LoopSettings(warmup_events=100, scored_per_round=1_000, round_events=1),
         buffer=BufferSettings(num_shards=2),
         model=MODEL,
         training=TrainingSettings(batch_windows=8, fresh_windows=2, warmup_epochs=1),
-        **sections,
+        ials=ials,
     )
 
 
@@ -140,9 +141,9 @@ class World:
         assert isinstance(action, Restart)
         assert action.state is None
         learner = Learner(Recommender(MODEL, action.growth.new_VD), settings.training, seed=0)
-        _, *counters = teacher.warmup_state()
+        _, popularity_MV, touched_V = teacher.warmup_state()
         for batch in islice(cycle(teacher.warmup_batches()), num_steps):
-            learner.step(batch, *counters)
+            learner.step(batch, popularity_MV, touched_V)
         teacher.publish(learner, "warm-up")
         return teacher, learner
 

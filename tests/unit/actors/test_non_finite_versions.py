@@ -8,14 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_factor_lane import ITEMS, MODEL, World, job, taste_events
+from local_teacher import ITEMS, MODEL, World, job, taste_events
 
 from actors.lessons import Restart
 from recommender.model import Recommender
-from recommender.settings import FactorSettings
 from recommender.training import Learner
-
-OFF = FactorSettings()
 
 
 @pytest.fixture
@@ -32,12 +29,12 @@ def spoil(learner: Learner, bad: float) -> None:
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_first_version_that_is_not_finite_is_not_stored_at_all(world: World, bad: float) -> None:
-    teacher = world.start(OFF)
+    teacher = world.start(job())
     teacher.feed.run(world.storage.put(*ITEMS))
     world.append(taste_events(0, 200))
     action = teacher.next_action(True)
     assert isinstance(action, Restart)
-    learner = Learner(Recommender(MODEL, action.growth.new_VD), job(OFF).training, seed=0)
+    learner = Learner(Recommender(MODEL, action.growth.new_VD), job().training, seed=0)
     spoil(learner, bad)
     with pytest.raises(FloatingPointError, match="item_bias holds a value that is not finite"):
         teacher.publish(learner, "warm-up")
@@ -48,7 +45,7 @@ def test_a_first_version_that_is_not_finite_is_not_stored_at_all(world: World, b
 def test_a_later_one_leaves_the_head_and_is_named_in_the_next_version(
     world: World, bad: float
 ) -> None:
-    teacher, learner = world.warmed_up(OFF)
+    teacher, learner = world.warmed_up(job())
     good = learner.state()
     head = world.store.current
     world.append(taste_events(200, 220))
@@ -68,7 +65,7 @@ def test_a_later_one_leaves_the_head_and_is_named_in_the_next_version(
 
 
 def test_a_gradient_that_is_not_finite_is_the_reason_that_is_told(world: World) -> None:
-    teacher, learner = world.warmed_up(OFF)
+    teacher, learner = world.warmed_up(job())
     head = world.store.current
     world.append(taste_events(200, 220))
     assert teacher.next_action(False) is not None
