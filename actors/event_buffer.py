@@ -186,10 +186,6 @@ class EventBuffer:
         windows = replay.sample(n, strategy, half_life, rng, leave_out)
         return self.boot_id, replay.num_events, windows
 
-    async def latest_windows(self, n: int, after_offset: int) -> Windows:
-        """Windows that end at the newest events, see `ReplayMemory.latest_windows`."""
-        return (await self._opening.ready()).memory.replay.latest_windows(n, after_offset)
-
     async def status(self) -> ShardStatus:
         """How the shard is; answers in every state."""
         state, reason = self._opening.state()

@@ -145,11 +145,6 @@ class EventBufferClient:
             if len(windows)
         ]
 
-    async def latest_windows(self, shard: int, n: int, after_offset: int) -> Windows:
-        """A shard's windows at its newest events, see `ReplayMemory.latest_windows`."""
-        answer: Windows = await self._ask(shard, "latest_windows", n, after_offset, retry=True)
-        return answer
-
     async def statuses(self) -> list[ShardStatus]:
         """How each shard is; one that does not answer has the state `unavailable`."""
         shards = range(len(self._shards))

@@ -11,8 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.measured import environment
 from cluster.config import load_settings
 from recommender.datasets import Dataset, read_dataset
 from recommender.progressive import EvaluationSettings, QualityReport, evaluate
@@ -69,11 +68,11 @@ def main() -> None:
         ]
         rows[name] = _row(runs)
         console.print(f"{name}: {rows[name]}")
-    command = shlex.join(["python", "-m", "benchmarks.forgetting", *sys.argv[1:]])
     console.print(_table(rows))
     arguments.out.mkdir(parents=True, exist_ok=True)
     path = arguments.out / f"forgetting-{arguments.data.name}.json"
-    path.write_text(json.dumps({"command": command, "variants": rows}, indent=2) + "\n")
+    document = {"environment": environment("benchmarks.forgetting"), "variants": rows}
+    path.write_text(json.dumps(document, indent=2) + "\n")
     console.print(f"report: {path}")
 
 

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import shlex
 import sys
 from collections.abc import Mapping
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
+from cluster.machine import machine
 from recommender.datasets import Dataset
 from recommender.metrics import ndcg_at_k
 from recommender.settings import TextSettings
@@ -44,24 +41,9 @@ def text_vectors(dataset: Dataset) -> NDArray[np.float32]:
 
 def environment(module: str) -> dict[str, Any]:
     """Command, machine and versions."""
-    return {
-        "command": shlex.join(["python", "-m", module, *sys.argv[1:]]),
-        "cpu": _cpu_model(),
-        "cpus": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "machine": platform.machine(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-    }
+    return {"command": shlex.join(["python", "-m", module, *sys.argv[1:]]), **machine()}
 
 
 @cache
 def _encoded(texts: tuple[str, ...]) -> NDArray[np.float32]:
     return TextEncoder(TextSettings()).encode(texts)
-
-
-def _cpu_model() -> str:
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.processor() or "unknown"

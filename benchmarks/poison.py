@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import sys
 import time
 from dataclasses import asdict, dataclass
@@ -17,6 +16,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.measured import environment
 from recommender.datasets import Dataset, read_dataset
 from recommender.poisoning import KINDS, Defence, Outcome, PushAttack, honest_outcome, inject
 from recommender.progressive import EvaluationSettings
@@ -66,8 +66,11 @@ def main() -> None:
     rows = _run(dataset, quantiles, arguments.share, arguments.seed, arguments.adversarial)
     Console(width=120).print(_table(rows, dataset))
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    command = shlex.join(["python", "-m", "benchmarks.poison", *sys.argv[1:]])
-    document = {"command": command, "dataset": dataset.name, "rows": [asdict(r) for r in rows]}
+    document = {
+        "environment": environment("benchmarks.poison"),
+        "dataset": dataset.name,
+        "rows": [asdict(r) for r in rows],
+    }
     arguments.out.write_text(json.dumps(document, indent=1), encoding="utf-8")
 
 

@@ -10,9 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
-import shlex
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +20,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.measured import environment
 from recommender.datasets import Dataset, read_dataset
 from recommender.progressive import QualityReport, evaluate
 from recommender.settings import TextSettings, TextTuningSettings
@@ -81,7 +79,11 @@ def main() -> None:
     console.print(_table(runs, dataset))
     arguments.out.mkdir(parents=True, exist_ok=True)
     path = arguments.out / f"text-tower-{dataset.name}.json"
-    path.write_text(json.dumps({"environment": _environment(), "runs": [r.row() for r in runs]}))
+    path.write_text(
+        json.dumps(
+            {"environment": environment("benchmarks.text_tower"), "runs": [r.row() for r in runs]}
+        )
+    )
     console.print(f"report: {path}")
 
 
@@ -144,16 +146,6 @@ def _table(runs: list[Run], dataset: Dataset) -> Table:
             f"{row.get('text_started_over', 0.0):.0f}",
         )
     return table
-
-
-def _environment() -> dict[str, Any]:
-    return {
-        "command": shlex.join(["python", "-m", "benchmarks.text_tower", *sys.argv[1:]]),
-        "cpus": os.cpu_count(),
-        "machine": platform.machine(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-    }
 
 
 if __name__ == "__main__":

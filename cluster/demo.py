@@ -7,8 +7,6 @@ serves, and compares four rankings on the very same events.
 from __future__ import annotations
 
 import asyncio
-import os
-import platform
 import shutil
 import tempfile
 import time
@@ -33,6 +31,7 @@ from cluster.config import Settings
 from cluster.http_client import ServiceClient, batches, event_body, item_body
 from cluster.launch import launch, shut_down
 from cluster.local_cluster import ClusterRecord
+from cluster.machine import machine
 from cluster.replay_view import ReplayView
 from cluster.report import count_errors, draw_report, quality_table, summary_table, write_report
 from cluster.stream_replay import FrozenModel, StreamReplay
@@ -252,7 +251,6 @@ class _Demo:
 
     def _environment(self, replay: StreamReplay) -> dict[str, Any]:
         import ray
-        import torch
 
         return {
             "command": self._options.command,
@@ -262,11 +260,8 @@ class _Demo:
             "events_per_s": self._options.events_per_s,
             "replicas": replay.freshness.num_replicas,
             "seed": self._options.seed,
-            "cpus": os.cpu_count(),
-            "machine": platform.machine(),
-            "python": platform.python_version(),
+            **machine(),
             "ray": ray.__version__,
-            "torch": torch.__version__,
             **{f"{name}_s": value for name, value in self._watch.seconds.items()},
         }
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from cluster.config import Settings
+from cluster.machine import machine
 from cluster.report import draw_report, write_report
 from cluster.report_quality import (
     cost_table,
@@ -117,8 +116,6 @@ def report_of(runs: list[QualityReport], command: str) -> dict[str, Any]:
 
     What is beyond accuracy, and what the blend did, is of the first run.
     """
-    import torch
-
     first = runs[0]
     quality = {name: _mean([_quality(run, name) for run in runs]) for name in first.quality}
     slices = _mean([_slices(run, first) for run in runs])
@@ -142,10 +139,7 @@ def report_of(runs: list[QualityReport], command: str) -> dict[str, Any]:
             "protocol": first.protocol,
             "seeds": ",".join(str(run.seed) for run in runs),
             "exclude_seen": first.exclude_seen,
-            "cpus": os.cpu_count(),
-            "machine": platform.machine(),
-            "python": platform.python_version(),
-            "torch": torch.__version__,
+            **machine(),
         },
     }
 
