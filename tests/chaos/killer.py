@@ -1,0 +1,137 @@
+"""Kills processes of a running system, one at a time, in an order that a seed gives."""
+
+from __future__ import annotations
+
+import random
+import re
+import signal
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import psutil
+from ledger import Ledger
+from live_system import LiveSystem
+from training_watch import TrainingWatch
+
+from cluster.local_cluster import mark_of
+from cluster.processes import marked_processes
+
+PARTS: Mapping[str, str] = {
+    "EventBuffer": r"ray::EventBuffer",
+    "ParameterStore": r"ray::ParameterStore",
+    "ItemStatistics": r"ray::ItemStatistics",
+    "ItemCatalog": r"ray::ItemCatalog",
+    "Keeper": r"ray::Keeper",
+    "replica": r"ray::ServeReplica",
+    "Serve controller": r"ray::ServeController",
+    "HAProxy": r"\S+/haproxy ",
+    "train worker": r"ray::RayTrainWorker",
+    "train controller": r"ray::TrainController",
+    "job driver": r"\S*python\S* -m cluster\.train_job",
+    "job supervisor": r"ray::JobSupervisor",
+}
+"""By name, what the command line of its processes begins with."""
+RECOVERY_S = 60.0
+_PAUSE_S = (0.5, 2.0)
+
+
+@dataclass(frozen=True)
+class Kill:
+    """One process was killed. Times after `at_s` are seconds since then, None for never.
+
+    Attributes:
+        part: What was killed.
+        pid: The process.
+        at_s: When, by `time.monotonic()`.
+        back_s: When a new process of that part ran.
+        written_s: When every shard had acknowledged a batch that was sent after the kill.
+        learned_s: When a version was served that had learned an event acknowledged after the kill.
+    """
+
+    part: str
+    pid: int
+    at_s: float
+    back_s: float | None
+    written_s: float | None
+    learned_s: float | None
+
+    @property
+    def has_recovered(self) -> bool:
+        """Whether everything went on in time."""
+        return None not in (self.back_s, self.written_s, self.learned_s)
+
+
+def processes_of(system: LiveSystem, part: str) -> list[psutil.Process]:
+    """The processes of a part, oldest first."""
+    found = []
+    for process in marked_processes(mark_of(system.data_dir)):
+        try:
+            if re.match(PARTS[part], " ".join(process.cmdline())):
+                found.append((process.create_time(), process))
+        except psutil.NoSuchProcess:
+            continue
+    return [process for _, process in sorted(found, key=lambda pair: pair[0])]
+
+
+def schedule(parts: Sequence[str], num_kills: int, rng: random.Random) -> Iterator[str]:
+    """`num_kills` parts: round after round, each part once a round, in a new order."""
+    left: list[str] = []
+    for _ in range(num_kills):
+        left = left or rng.sample(parts, len(parts))
+        yield left.pop()
+
+
+class Killer:
+    """Kills, waits until everything goes on as before or `RECOVERY_S` have passed, kills again."""
+
+    def __init__(
+        self,
+        system: LiveSystem,
+        ledger: Ledger,
+        watch: TrainingWatch,
+        rng: random.Random,
+    ) -> None:
+        self._system = system
+        self._ledger = ledger
+        self._watch = watch
+        self._rng = rng
+
+    def run(self, parts: Sequence[str], num_kills: int) -> Iterator[Kill]:
+        """Kill `num_kills` processes; yields each when the system has got over it."""
+        for part in schedule(parts, num_kills, self._rng):
+            yield self._kill(part)
+            time.sleep(self._rng.uniform(*_PAUSE_S))
+
+    def _kill(self, part: str) -> Kill:
+        before = processes_of(self._system, part)
+        # After a reload an older HAProxy may still finish its connections: the newest listens.
+        victim = before[-1] if part == "HAProxy" else self._rng.choice(before)
+        victim.send_signal(signal.SIGKILL)
+        at_s = time.monotonic()
+        back_s: float | None = None
+        known = {process.pid for process in before}
+        num_acknowledged = len(self._ledger.acknowledgements)
+        while True:
+            now_s = time.monotonic()
+            if back_s is None and {p.pid for p in processes_of(self._system, part)} - known:
+                back_s = now_s - at_s
+            written_s, learned_s = self._went_on(at_s, num_acknowledged)
+            kill = Kill(part, victim.pid, at_s, back_s, written_s, learned_s)
+            if kill.has_recovered or now_s > at_s + RECOVERY_S:
+                return kill
+            time.sleep(0.2)
+
+    def _went_on(self, at_s: float, first: int) -> tuple[float | None, float | None]:
+        """Seconds from the kill until every shard wrote, and until training learned of each."""
+        told_s: dict[int, float] = {}
+        offsets: dict[int, int] = {}
+        for acknowledgement in self._ledger.acknowledgements[first:]:
+            if acknowledgement.first_asked_s >= at_s:
+                for shard, offset in acknowledgement.offsets.items():
+                    told_s.setdefault(shard, acknowledgement.told_s)
+                    offsets.setdefault(shard, offset)
+        if not offsets or len(offsets) < self._watch.num_shards:
+            return None, None
+        learned_s = self._watch.learned_s(offsets)
+        return max(told_s.values()) - at_s, None if learned_s is None else learned_s - at_s
