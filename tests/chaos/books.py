@@ -132,10 +132,11 @@ def _num_between(through: Watermark, version: Version) -> int:
 
 @dataclass(frozen=True)
 class Outage:
-    """What the kills of one part cost, in seconds: (median, longest).
+    """What the kills of one part cost; times are (median, longest), in seconds.
 
     Attributes:
         num_kills: How many there were.
+        failed: Recommendations that failed, and those of them whose retry at once failed too.
         back: Until a new process of it ran.
         unanswered: Longest time between two recommendations that were answered.
         unwritten: Longest time that a batch waited for its acknowledgement.
@@ -143,6 +144,7 @@ class Outage:
     """
 
     num_kills: int
+    failed: tuple[int, int]
     back: tuple[float, float]
     unanswered: tuple[float, float]
     unwritten: tuple[float, float]
@@ -153,10 +155,12 @@ def outages(kills: Sequence[Kill], ledger: Ledger, replies: Sequence[Reply]) -> 
     """By part, from each kill until the next one."""
     ends_s = [kill.at_s for kill in kills[1:]] + [float("inf")]
     answered_s = sorted(reply.told_s for reply in replies if reply.status == 200)
-    unanswered, unwritten = [], []
+    unanswered, unwritten, failed = [], [], []
     for kill, end_s in zip(kills, ends_s, strict=True):
         told_s = [at_s for at_s in answered_s if kill.at_s <= at_s < end_s]
         unanswered.append(longest_gap_s([kill.at_s, *told_s]))
+        missed = [r for r in replies if r.status != 200 and kill.at_s <= r.told_s < end_s]
+        failed.append(Counter(reply.is_retry for reply in missed))
         waited = [
             a.told_s - max(a.first_asked_s, kill.at_s)
             for a in ledger.acknowledgements
@@ -168,6 +172,7 @@ def outages(kills: Sequence[Kill], ledger: Ledger, replies: Sequence[Reply]) -> 
         mine = [number for number, kill in enumerate(kills) if kill.part == part]
         found[part] = Outage(
             num_kills=len(mine),
+            failed=(sum(failed[n][False] for n in mine), sum(failed[n][True] for n in mine)),
             back=_middle_and_longest([kills[n].back_s for n in mine]),
             unanswered=_middle_and_longest([unanswered[n] for n in mine]),
             unwritten=_middle_and_longest([unwritten[n] for n in mine]),

@@ -6,7 +6,7 @@ import random
 import re
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import psutil
@@ -32,6 +32,8 @@ PARTS: Mapping[str, str] = {
     "job supervisor": r"ray::JobSupervisor",
 }
 """By name, what the command line of its processes begins with."""
+TRAINING = ("train worker", "train controller", "job driver", "job supervisor")
+"""Each of them ends the training group, which then starts again: the slowest recovery."""
 RECOVERY_S = 60.0
 _PAUSE_S = (0.5, 2.0)
 
@@ -62,76 +64,73 @@ class Kill:
         return None not in (self.back_s, self.written_s, self.learned_s)
 
 
-def processes_of(system: LiveSystem, part: str) -> list[psutil.Process]:
-    """The processes of a part, oldest first."""
+def processes_of(system: LiveSystem, pattern: str) -> list[psutil.Process]:
+    """A system's processes whose command line begins with a pattern, oldest first."""
     found = []
     for process in marked_processes(mark_of(system.data_dir)):
         try:
-            if re.match(PARTS[part], " ".join(process.cmdline())):
+            if re.match(pattern, " ".join(process.cmdline())):
                 found.append((process.create_time(), process))
         except psutil.NoSuchProcess:
             continue
     return [process for _, process in sorted(found, key=lambda pair: pair[0])]
 
 
-def schedule(parts: Sequence[str], num_kills: int, rng: random.Random) -> Iterator[str]:
-    """`num_kills` parts: round after round, each part once a round, in a new order."""
-    left: list[str] = []
+def went_on(ledger: Ledger, watch: TrainingWatch, at_s: float) -> tuple[float | None, float | None]:
+    """Seconds from a kill until every shard wrote, and until training learned of each."""
+    told_s: dict[int, float] = {}
+    offsets: dict[int, int] = {}
+    for acknowledgement in ledger.acknowledged_after(at_s):
+        for shard, offset in acknowledgement.offsets.items():
+            told_s.setdefault(shard, acknowledgement.told_s)
+            offsets.setdefault(shard, offset)
+    if not offsets or len(offsets) < watch.num_shards:
+        return None, None
+    learned_s = watch.learned_s(offsets)
+    return max(told_s.values()) - at_s, None if learned_s is None else learned_s - at_s
+
+
+def schedule(num_kills: int, rng: random.Random) -> Iterator[str]:
+    """`num_kills` parts, in rounds of a new order: one part of training, and each other part."""
+    others = [part for part in PARTS if part not in TRAINING]
+    training: list[str] = []
+    this_round: list[str] = []
     for _ in range(num_kills):
-        left = left or rng.sample(parts, len(parts))
-        yield left.pop()
+        if not this_round:
+            training = training or rng.sample(TRAINING, len(TRAINING))
+            this_round = rng.sample([*others, training.pop()], len(others) + 1)
+        yield this_round.pop()
 
 
 class Killer:
     """Kills, waits until everything goes on as before or `RECOVERY_S` have passed, kills again."""
 
     def __init__(
-        self,
-        system: LiveSystem,
-        ledger: Ledger,
-        watch: TrainingWatch,
-        rng: random.Random,
+        self, system: LiveSystem, ledger: Ledger, watch: TrainingWatch, rng: random.Random
     ) -> None:
         self._system = system
         self._ledger = ledger
         self._watch = watch
         self._rng = rng
 
-    def run(self, parts: Sequence[str], num_kills: int) -> Iterator[Kill]:
-        """Kill `num_kills` processes; yields each when the system has got over it."""
-        for part in schedule(parts, num_kills, self._rng):
+    def run(self, parts: Iterable[str]) -> Iterator[Kill]:
+        """Kill a process of each of these parts; yields when the system has got over it."""
+        for part in parts:
             yield self._kill(part)
             time.sleep(self._rng.uniform(*_PAUSE_S))
 
     def _kill(self, part: str) -> Kill:
-        before = processes_of(self._system, part)
+        before = processes_of(self._system, PARTS[part])
         # After a reload an older HAProxy may still finish its connections: the newest listens.
         victim = before[-1] if part == "HAProxy" else self._rng.choice(before)
         victim.send_signal(signal.SIGKILL)
         at_s = time.monotonic()
         back_s: float | None = None
-        known = {process.pid for process in before}
-        num_acknowledged = len(self._ledger.acknowledgements)
         while True:
             now_s = time.monotonic()
-            if back_s is None and {p.pid for p in processes_of(self._system, part)} - known:
+            if back_s is None and set(processes_of(self._system, PARTS[part])) - set(before):
                 back_s = now_s - at_s
-            written_s, learned_s = self._went_on(at_s, num_acknowledged)
-            kill = Kill(part, victim.pid, at_s, back_s, written_s, learned_s)
+            kill = Kill(part, victim.pid, at_s, back_s, *went_on(self._ledger, self._watch, at_s))
             if kill.has_recovered or now_s > at_s + RECOVERY_S:
                 return kill
             time.sleep(0.2)
-
-    def _went_on(self, at_s: float, first: int) -> tuple[float | None, float | None]:
-        """Seconds from the kill until every shard wrote, and until training learned of each."""
-        told_s: dict[int, float] = {}
-        offsets: dict[int, int] = {}
-        for acknowledgement in self._ledger.acknowledgements[first:]:
-            if acknowledgement.first_asked_s >= at_s:
-                for shard, offset in acknowledgement.offsets.items():
-                    told_s.setdefault(shard, acknowledgement.told_s)
-                    offsets.setdefault(shard, offset)
-        if not offsets or len(offsets) < self._watch.num_shards:
-            return None, None
-        learned_s = self._watch.learned_s(offsets)
-        return max(told_s.values()) - at_s, None if learned_s is None else learned_s - at_s

@@ -72,6 +72,11 @@ class Ledger:
         with self._lock:
             return self._by_user[user_id]
 
+    def acknowledged_after(self, at_s: float) -> list[Acknowledgement]:
+        """Batches that were sent for the first time since then, in the order of their answers."""
+        with self._lock:
+            return [a for a in self.acknowledgements if a.first_asked_s >= at_s]
+
     def count(self, what: str, number: int = 1) -> None:
         """Count something that happened."""
         with self._lock:
