@@ -1,4 +1,4 @@
-"""Kills processes of a running system, one at a time, in an order that a seed gives."""
+"""Kills or stops processes of a running system, one at a time, in an order that a seed gives."""
 
 from __future__ import annotations
 
@@ -32,6 +32,8 @@ PARTS: Mapping[str, str] = {
     "job supervisor": r"ray::JobSupervisor",
 }
 """By name, what the command line of its processes begins with."""
+HANG = " hangs"
+"""Behind the name of a part: it is stopped, not killed, and nobody is told."""
 TRAINING = ("train worker", "train controller", "job driver", "job supervisor")
 """Each of them ends the training group, which then starts again: the slowest recovery."""
 RECOVERY_S = 60.0
@@ -114,21 +116,25 @@ class Killer:
         self._rng = rng
 
     def run(self, parts: Iterable[str]) -> Iterator[Kill]:
-        """Kill a process of each of these parts; yields when the system has got over it."""
+        """Kill a process of each of these parts; yields when the system has got over it.
+
+        A name that ends in `HANG` stops the process instead.
+        """
         for part in parts:
             yield self._kill(part)
             time.sleep(self._rng.uniform(*_PAUSE_S))
 
     def _kill(self, part: str) -> Kill:
-        before = processes_of(self._system, PARTS[part])
+        pattern = PARTS[part.removesuffix(HANG)]
+        before = processes_of(self._system, pattern)
         # After a reload an older HAProxy may still finish its connections: the newest listens.
         victim = before[-1] if part == "HAProxy" else self._rng.choice(before)
-        victim.send_signal(signal.SIGKILL)
+        victim.send_signal(signal.SIGSTOP if part.endswith(HANG) else signal.SIGKILL)
         at_s = time.monotonic()
         back_s: float | None = None
         while True:
             now_s = time.monotonic()
-            if back_s is None and set(processes_of(self._system, PARTS[part])) - set(before):
+            if back_s is None and set(processes_of(self._system, pattern)) - set(before):
                 back_s = now_s - at_s
             kill = Kill(part, victim.pid, at_s, back_s, *went_on(self._ledger, self._watch, at_s))
             if kill.has_recovered or now_s > at_s + RECOVERY_S:
