@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import re
 import signal
@@ -11,11 +12,13 @@ from dataclasses import dataclass
 
 import psutil
 from ledger import Ledger
-from live_system import LiveSystem
+from live_system import LiveSystem, wait_until
 from training_watch import TrainingWatch
 
 from cluster.local_cluster import mark_of
 from cluster.processes import marked_processes
+
+logger = logging.getLogger(__name__)
 
 PARTS: Mapping[str, str] = {
     "EventBuffer": r"ray::EventBuffer",
@@ -126,7 +129,9 @@ class Killer:
 
     def _kill(self, part: str) -> Kill:
         pattern = PARTS[part.removesuffix(HANG)]
-        before = processes_of(self._system, pattern)
+        before = wait_until(
+            lambda: processes_of(self._system, pattern), RECOVERY_S, f"a process of {part}"
+        )
         # After a reload an older HAProxy may still finish its connections: the newest listens.
         victim = before[-1] if part == "HAProxy" else self._rng.choice(before)
         victim.send_signal(signal.SIGSTOP if part.endswith(HANG) else signal.SIGKILL)
@@ -138,5 +143,6 @@ class Killer:
                 back_s = now_s - at_s
             kill = Kill(part, victim.pid, at_s, back_s, *went_on(self._ledger, self._watch, at_s))
             if kill.has_recovered or now_s > at_s + RECOVERY_S:
+                logger.info("got over %s", kill)
                 return kill
             time.sleep(0.2)
