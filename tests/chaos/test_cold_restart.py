@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 from pathlib import Path
@@ -14,7 +13,7 @@ from ledger import Ledger
 from live_system import LiveSystem, wait_until
 from rich.console import Console
 from training_watch import TrainingWatch
-from under_load import KEEP_VERSIONS, play, show
+from under_load import KEEP_VERSIONS, ONLY_LONG, play, show
 
 from cluster.local_cluster import find_cluster
 
@@ -24,9 +23,6 @@ ALL_BUT_HAPROXY = f"(?!{PARTS['HAProxy']})"
 GCS = r"\S+/gcs_server "
 MAX_START_S = 180.0
 """The goal is 90 s; a busy machine must not turn the test red."""
-
-
-ONLY_LONG = pytest.mark.skipif("RHEOS_CHAOS_KILLS" not in os.environ, reason="long form only")
 
 
 @pytest.mark.parametrize(

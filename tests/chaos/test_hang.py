@@ -11,9 +11,9 @@ from ledger import Ledger
 from live_system import LiveSystem
 from rich.console import Console
 from training_watch import TrainingWatch
-from under_load import KEEP_VERSIONS, play, show
+from under_load import KEEP_VERSIONS, ONLY_LONG, play, show
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(400), ONLY_LONG]
 
 
 def test_what_hangs_is_replaced_and_nobody_waits_for_it(

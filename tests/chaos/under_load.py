@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 from books import Answers, Books, Outage, balance, outages
 from clients import Clients
 from killer import Kill
@@ -20,6 +22,9 @@ from actors.log_export import export_log
 from actors.storage_check import check_storage
 from cluster.http_client import event_body
 
+ONLY_LONG = pytest.mark.skipif(
+    "RHEOS_CHAOS_KILLS" not in os.environ, reason="long form: make chaos KILLS=100"
+)
 KEEP_VERSIONS = "[store]\nkeep_versions = 20\n"
 """More than the default, so that who asks four times a second sees every one."""
 Harm = Callable[[Ledger, TrainingWatch], list[Kill]]
