@@ -27,7 +27,10 @@ MAX_START_S = 180.0
 
 @pytest.mark.parametrize(
     ("name", "pattern"),
-    [("node", ALL_BUT_HAPROXY), pytest.param("control store (GCS)", GCS, marks=ONLY_LONG)],
+    [
+        pytest.param("node", ALL_BUT_HAPROXY, id="node"),
+        pytest.param("control store (GCS)", GCS, id="gcs", marks=ONLY_LONG),
+    ],
 )
 def test_after_the_node_died_up_serves_what_was_acknowledged(
     name: str, pattern: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
