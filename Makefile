@@ -6,6 +6,8 @@ READY := $(VENV)/.ready
 DATA ?=
 RATE ?= 250
 OUT ?= demo-out
+KILLS ?=
+SEEDS ?= 0
 RHEOS_DATA_DIR ?= ../shared/data
 export RHEOS_DATA_DIR
 # Files of tests that need no Ray run side by side.
@@ -51,8 +53,8 @@ durability: $(READY) ## Tests that crash the disk in every way and read it again
 e2e: $(READY) ## Tests of the whole system over HTTP
 	$(BIN)/pytest tests/e2e
 
-chaos: $(READY) ## Tests that kill processes
-	$(BIN)/pytest tests/chaos
+chaos: $(READY) ## Tests that kill processes; the long form: make chaos KILLS=100 SEEDS=0,1,2
+	$(if $(KILLS),RHEOS_CHAOS_KILLS=$(KILLS) RHEOS_CHAOS_SEEDS=$(SEEDS) RHEOS_CHAOS_OUT=chaos-out) $(BIN)/pytest tests/chaos
 
 up: $(READY) ## Start a local system and leave it running
 	$(BIN)/rheos up

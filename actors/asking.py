@@ -13,7 +13,7 @@ from ray.exceptions import (
     RayTaskError,
 )
 
-from actors.messages import ActorsError, ShardUnavailable
+from actors.messages import ActorsError, Recovering, ShardUnavailable
 from actors.naming import NamedActor
 
 _PAUSE_S = 0.1
@@ -27,8 +27,9 @@ async def ask(actor: Any, method: str, *args: Any, timeout_s: float, retry: bool
         method: Name of the method.
         *args: Its arguments.
         timeout_s: Bound on the whole wait.
-        retry: Ask again, until time is up, after `ActorUnavailableError`: what calls get between
-            the death of a process and its restart. Only for calls that may run twice.
+        retry: Ask again, until time is up, after `ActorUnavailableError` and `Recovering`: what
+            calls get between the death of a process and its restart, and then until it has read
+            its folder. Only for calls that may run twice.
 
     Raises:
         ShardUnavailable: If the actor is dead, restarting or late.
@@ -39,7 +40,7 @@ async def ask(actor: Any, method: str, *args: Any, timeout_s: float, retry: bool
             while True:
                 try:
                     return await _typed(getattr(actor, method).remote(*args))
-                except ActorUnavailableError:
+                except (ActorUnavailableError, Recovering):
                     if not retry:
                         raise
                     await asyncio.sleep(_PAUSE_S)

@@ -26,6 +26,10 @@ class ShardUnavailable(ActorsError):
     """A shard (or another actor) did not answer in time, or is not able to serve."""
 
 
+class Recovering(ShardUnavailable):
+    """An actor still reads what is on disk; it is worth asking again."""
+
+
 class BufferFull(ActorsError):
     """The shard has as many events waiting for the disk as it may; try again later."""
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Generic, TypeVar
 
-from actors.messages import ShardUnavailable
+from actors.messages import Recovering, ShardUnavailable
 
 logger = logging.getLogger(__name__)
 
@@ -62,11 +62,14 @@ class Opening(Generic[T]):
         """What was opened; waits a second for it.
 
         Raises:
-            ShardUnavailable: If it is not open or not well.
+            Recovering: If it is not open yet.
+            ShardUnavailable: If it is not well.
         """
         if not self._future.done():
             await asyncio.wait([asyncio.wrap_future(self._future)], timeout=_WAIT_S)
         state, reason = self.state()
+        if state == "recovering":
+            raise Recovering(f"{self._name} is {state}: {reason}")
         if state != "ready":
             raise ShardUnavailable(f"{self._name} is {state}: {reason}")
         return self._future.result()

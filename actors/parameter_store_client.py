@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+from dataclasses import replace
 from typing import Any
 
 import ray
 from ray.exceptions import GetTimeoutError, ObjectLostError
 
 from actors.asking import ask
-from actors.messages import Head, Manifest, VersionInfo
+from actors.messages import Head, Manifest, ShardUnavailable, VersionInfo
 from actors.naming import PARAMETER_STORE, find_actor
 from actors.parameter_store import StoreStatus
 from actors.version_files import Arrays
+
+logger = logging.getLogger(__name__)
 
 
 class ParameterStoreClient:
@@ -36,7 +40,8 @@ class ParameterStoreClient:
     ) -> VersionInfo:
         """Store a new version; the store gives its number.
 
-        Not repeated by itself: a repeat after a lost answer makes a second version.
+        If the store dies meanwhile, it is asked for the version once it is back, and sent it again
+        only if it does not have it: a mere repeat could store it twice.
 
         Raises:
             VersionRefused: If an array is not finite or cannot be stored.
@@ -46,8 +51,16 @@ class ParameterStoreClient:
         references = [
             await asyncio.to_thread(ray.put, dict(arrays)) for arrays in (payload, trainer)
         ]
-        answer: VersionInfo = await self._ask("publish", manifest, references, promote)
-        return answer
+        try:
+            return await self._publish(manifest, references, promote)
+        except ShardUnavailable as error:
+            logger.warning("is the version stored? step=%d error=%r", manifest.step, error)
+        stored = await self._stored_as(manifest)
+        if stored is None:
+            return await self._publish(manifest, references, promote)
+        if promote:  # it may have died between the two
+            await self.promote(stored.manifest.version, manifest.reason)
+        return stored
 
     async def wait_after(self, sequence: int, wait_s: float) -> tuple[Head, Arrays] | None:
         """The head and its arrays once it is not the one of `sequence`; None after `wait_s`.
@@ -115,6 +128,21 @@ class ParameterStoreClient:
         """Let a failed store try to open its folder again."""
         answer: StoreStatus = await self._ask("recover")
         return answer
+
+    async def _publish(
+        self, manifest: Manifest, references: list[Any], promote: bool
+    ) -> VersionInfo:
+        answer: VersionInfo = await self._ask("publish", manifest, references, promote)
+        return answer
+
+    async def _stored_as(self, manifest: Manifest) -> VersionInfo | None:
+        """The version that was stored from a manifest, if it was."""
+        for info in await self.list_versions():
+            # Metrics may be NaN, which is not even equal to itself.
+            told = replace(info.manifest, version=0, checksums={}, metrics=manifest.metrics)
+            if told == manifest:
+                return info
+        return None
 
     async def _ask(self, method: str, *args: Any, wait_s: float = 0.0, retry: bool = False) -> Any:
         timeout_s = self._timeout_s + wait_s

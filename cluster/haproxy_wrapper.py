@@ -49,13 +49,17 @@ class ConfigurationRefused(Exception):
 
 @dataclass(frozen=True)
 class IngressLimits:
-    """Bounds on what one client may do to the ingress. Times in seconds."""
+    """Bounds on what one client may do to the ingress, and on a replica's time, in seconds.
+
+    `items_timeout_s` is that of `PUT /v1/items`, `server_timeout_s` that of everything else.
+    """
 
     max_body_bytes: int
     max_connections_per_address: int
     header_timeout_s: float
     client_timeout_s: float
     server_timeout_s: float
+    items_timeout_s: float
 
 
 @dataclass(frozen=True)
@@ -138,7 +142,8 @@ def harden(config: str, limits: IngressLimits, pages: str) -> str:
         if edit := edits.pop(header, None):
             hardened += [header, *edit(lines)]
         elif header.startswith("backend ") and not _starting_with(lines, "bind"):
-            hardened += [header, *lines]  # replicas; their lines open nothing
+            # Replicas; their lines open nothing.
+            hardened += [header, _patience_for_items(limits), *lines]
         else:
             raise ConfigurationRefused(f"it has an unexpected section `{header}`")
     if edits:
@@ -238,6 +243,11 @@ def _guard_frontend(lines: list[str], limits: IngressLimits) -> list[str]:
     ]
     literal = [rule.replace("\\", r"\\") for rule in rules]
     return _replace(lines, "bind", r"bind (\*|\S+):\d+", [r"\g<0>", *literal])
+
+
+def _patience_for_items(limits: IngressLimits) -> str:
+    timeout = f"{round(1_000 * limits.items_timeout_s)}ms"
+    return f"    http-request set-timeout server {timeout} if {{ method PUT }} {{ path /v1/items }}"
 
 
 def _answer_without_application(lines: list[str]) -> list[str]:

@@ -112,9 +112,10 @@ def start_ray(settings: Settings) -> ClusterRecord:
                 f"a cluster already runs on {data_dir} (pid {running.pid}, {running.http_url}); "
                 "stop it with `rheos down`, or choose another folder with --data-dir"
             )
-        _check_room(settings)
         mark = mark_of(data_dir)
-        end_processes(mark)  # what a killed start or a killed node left behind
+        # What a killed start or a killed node left behind: a HAProxy may still hold the port.
+        end_processes(mark)
+        _check_room(settings)
         try:
             return _launch(settings, mark)
         except BaseException:

@@ -58,12 +58,18 @@ class SnapshotFollower:
         self._on_failure = on_failure
         self._on_model = on_model
         self._tasks: list[asyncio.Task[None]] = []
+        self._ready = asyncio.Event()
         self._catalog_grew = asyncio.Condition()
 
     @property
     def is_ready(self) -> bool:
         """Whether catalogue and counters have caught up once. A head is not needed to answer."""
         return self.follows[CATALOG].caught_up and self.follows[COUNTERS].caught_up
+
+    @property
+    def knows_items(self) -> bool:
+        """Whether the catalogue has caught up once; before that no history can be read."""
+        return self.follows[CATALOG].caught_up
 
     @property
     def is_alive(self) -> bool:
@@ -91,6 +97,15 @@ class SnapshotFollower:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks.clear()
 
+    async def wait_until_ready(self, timeout_s: float) -> bool:
+        """Whether `is_ready` came true in time."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._ready.wait()
+        except TimeoutError:
+            logger.warning("not ready after seconds=%.1f", timeout_s)
+        return self.is_ready
+
     async def wait_for_revision(self, revision: int, timeout_s: float) -> bool:
         """Whether the catalogue here reached `revision` in time."""
         try:
@@ -114,6 +129,8 @@ class SnapshotFollower:
                 follow.failures_in_a_row = 0
                 follow.last_error = ""
                 follow.updated_s = time.monotonic()
+                if self.is_ready:
+                    self._ready.set()
 
     async def _survive(self, name: str, error: Exception) -> None:
         follow = self.follows[name]

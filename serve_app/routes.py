@@ -61,6 +61,8 @@ def build_api(service: RecommenderService) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         service.follower.start()
+        # Serve sends requests from here on: an empty catalogue would hide every history.
+        await service.follower.wait_until_ready(service.settings.actor_timeout_s)
         yield
         await service.follower.stop()
 

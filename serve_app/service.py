@@ -145,7 +145,7 @@ class RecommenderService:
             known: History | None = self._histories.of_entries(body.history or [])
         else:
             known = await self._histories.of_user(body.user_id)
-        degraded = known is None
+        degraded = known is None or not self.follower.knows_items
         history = EMPTY_HISTORY if known is None else known
         query = Query(
             k=body.k,

