@@ -99,6 +99,7 @@ class EventBuffer:
         self._appended = LongPoll()
         self._committing: asyncio.Task[None] | None = None
         self._compacting: asyncio.Task[None] | None = None
+        self._warning = ""
         self._replaying = asyncio.Lock()
         self._opening = Opening(f"shard {shard}", self._open, lambda opened: opened.log.failure)
 
@@ -208,6 +209,7 @@ class EventBuffer:
             memory_bytes=psutil.Process().memory_info().rss,
             recovered_events=shard.recovered_events if shard else 0,
             cut_bytes=shard.log.cut_bytes if shard else 0,
+            warning=self._warning,
         )
 
     async def close(self) -> None:
@@ -322,11 +324,14 @@ class EventBuffer:
     async def _compact(self, log: EventLog) -> None:
         for segment in log.compactable():
             try:
-                await asyncio.to_thread(log.compact, segment)
+                await asyncio.to_thread(log.compact, segment, self._min_free_bytes)
             except (StorageError, CorruptStorage) as error:
                 # Nothing is lost: the Arrow file stays, and the next commit tries again.
-                logger.error("compaction failed shard=%d error=%s", self._shard_number, error)
+                if not self._warning:
+                    logger.error("compaction failed shard=%d error=%s", self._shard_number, error)
+                self._warning = f"compaction failed: {error}"
                 return
+        self._warning = ""
 
 
 def _without_duplicates(

@@ -76,7 +76,10 @@ class UserHistory:
 
 @dataclass(frozen=True, slots=True)
 class ShardStatus:
-    """How a shard is: `state` is one of recovering, ready, failed."""
+    """How a shard is: `state` is one of recovering, ready, failed.
+
+    `warning` is what does not work and costs no event, such as compaction; empty if all does.
+    """
 
     shard: int
     state: str
@@ -91,6 +94,7 @@ class ShardStatus:
     memory_bytes: int
     recovered_events: int
     cut_bytes: int
+    warning: str = ""
 
 
 @dataclass(frozen=True, slots=True)

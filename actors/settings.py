@@ -74,4 +74,4 @@ class StorageSettings(Section):
     data_dir: Path = Path("rheos-data")
     """Folder of the log, the catalogue and the versions. Made if missing."""
     min_free_bytes: int = Field(default=512 * 1024 * 1024, ge=0)
-    """Free disk space below which start-up and writes are refused."""
+    """Free disk space below which start-up and writes are refused, compaction and versions too."""

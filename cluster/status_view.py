@@ -68,8 +68,9 @@ def _shard(said: Mapping[str, Any]) -> str:
         f"{said['next_offset']:,} events of {said['num_users']:,} users, "
         f"{said['pending_events']:,} on the way to the disk, {_megabytes(said)}"
     )
-    cut = said["cut_bytes"]
-    return f"{text}; a torn tail of {cut:,} bytes was cut" if cut else text
+    if cut := said["cut_bytes"]:
+        text = f"{text}; a torn tail of {cut:,} bytes was cut"
+    return f"{said['warning']}; {text}" if said["warning"] else text
 
 
 def _catalog(said: Mapping[str, Any]) -> str:

@@ -23,6 +23,7 @@ def shard(next_offset: int, **changes: Any) -> dict[str, Any]:
         "pending_events": 0,
         "memory_bytes": 80_000_000,
         "cut_bytes": 0,
+        "warning": "",
     }
     return said | changes
 
@@ -104,6 +105,12 @@ def test_before_the_first_version_nothing_lags() -> None:
 def test_a_failed_shard_gives_its_reason_first() -> None:
     line = lines(event_buffer_1=shard(0, state="failed", reason="log damaged"))["event_buffer_1"]
     assert (line.state, line.figures.partition(";")[0]) == ("failed", "log damaged")
+
+
+def test_a_shard_that_cannot_compact_says_so_first() -> None:
+    line = lines(event_buffer_1=shard(20, warning="compaction failed: no space"))["event_buffer_1"]
+    assert line.state == "ready"
+    assert line.figures.startswith("compaction failed: no space; 20 events")
 
 
 def test_the_keepers_newest_deeds_come_first_and_are_few() -> None:
