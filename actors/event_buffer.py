@@ -245,6 +245,7 @@ class EventBuffer:
                 dedup_window_ms,
             )
             memory.apply_all(log.read())
+            pa.default_memory_pool().release_unused()  # of segments that were read
         except BaseException:
             folder.close()
             raise

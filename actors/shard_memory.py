@@ -16,7 +16,7 @@ from recommender.replay import ReplayMemory
 
 _BYTES_PER_TEXT = 150
 """Beside its characters: the object, a number of its own, a dictionary's place for both."""
-_BATCH_EVENTS = 20_000
+_BATCH_EVENTS = 50_000
 
 
 class Vocabulary:
@@ -46,7 +46,8 @@ class Vocabulary:
             if text not in codes:
                 self.add(text)
         codes_of_texts = np.fromiter(map(codes.__getitem__, texts), np.int32, len(texts))
-        return codes_of_texts[encoded.indices.to_numpy()]
+        codes_N: NDArray[np.int32] = codes_of_texts[encoded.indices.to_numpy()]
+        return codes_N
 
     def find(self, text: str) -> int | None:
         """The code of a text, None if it has none."""

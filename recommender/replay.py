@@ -1,10 +1,12 @@
 """What a shard keeps in memory to learn from: user sequences, recent events, a sample of old ones.
 
-Axes: N events, B windows, T = window + 1 items a window, H items of a history, K all items joined.
+Axes: N events, B windows or blocks of a user's events, T = window + 1 items a window, H items of a
+history, K all items joined.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from array import array
 from collections import defaultdict
@@ -32,6 +34,7 @@ _EVENT = np.dtype(
 )
 # A user's sequence is one flat array of (timestamp_ms, offset, item << 8 | feedback).
 _FIELDS = 3
+_ROW_BYTES = 8 * _FIELDS
 _BYTES_PER_USER = 200
 _LAST_GAP = 12
 _MAX_DRAWS = 16  # until as many events were drawn as asked for
@@ -130,7 +133,7 @@ class ReplayMemory:
     @property
     def nbytes(self) -> int:
         """Bytes held, to within allocation slack."""
-        sequences = self._num_in_sequences * _FIELDS * 8 + self.num_users * _BYTES_PER_USER
+        sequences = self._num_in_sequences * _ROW_BYTES + self.num_users * _BYTES_PER_USER
         return self._recent_N.nbytes + self._older_N.nbytes + sequences
 
     def append(
@@ -174,6 +177,8 @@ class ReplayMemory:
         """
         self._check_follows(first_offset)
         num_new = len(users_N)
+        if not num_new:
+            return
         events_N = np.empty(num_new, _EVENT)
         events_N["offset"] = np.arange(first_offset, first_offset + num_new)
         events_N["timestamp_ms"] = timestamps_ms_N
@@ -298,20 +303,29 @@ class ReplayMemory:
         self._older_N[places_N[is_kept_N]] = events_N[is_kept_N]  # of one place, the last stays
 
     def _extend_sequences(self, events_N: NDArray[np.void]) -> None:
+        """Append each user's events as one block, where they come in the order of their times."""
+        events_N = events_N[np.argsort(events_N["user"], kind="stable")]
         packed_N = events_N["item"].astype(np.int64) << 8 | events_N["feedback"]
-        sequences, max_values = self._sequences, self._max_stored * _FIELDS
-        for user, timestamp_ms, offset, packed in zip(
-            events_N["user"].tolist(),
-            events_N["timestamp_ms"].tolist(),
-            events_N["offset"].tolist(),
-            packed_N.tolist(),
+        rows_N = np.stack([events_N["timestamp_ms"], events_N["offset"], packed_N], axis=1)
+        is_first_N = np.diff(events_N["user"], prepend=-1) != 0
+        is_late_N = (np.diff(rows_N[:, 0], prepend=0) < 0) & ~is_first_N
+        firsts_B = np.flatnonzero(is_first_N)
+        blocks = zip(
+            events_N["user"][firsts_B].tolist(),
+            rows_N[firsts_B, 0].tolist(),
+            np.logical_or.reduceat(is_late_N, firsts_B).tolist(),
+            itertools.pairwise([*firsts_B.tolist(), len(events_N)]),
             strict=True,
-        ):
-            flat = sequences[user]
-            if flat and (flat[-_FIELDS] > timestamp_ms or len(flat) >= max_values):
-                self._insert(flat, timestamp_ms, offset, packed)
+        )
+        max_values, data = self._max_stored * _FIELDS, memoryview(rows_N.tobytes())
+        for user, timestamp_ms, is_late, (start, stop) in blocks:
+            flat = self._sequences[user]
+            is_full = len(flat) + (stop - start) * _FIELDS > max_values
+            if is_full or is_late or (flat and flat[-_FIELDS] > timestamp_ms):
+                for row in rows_N[start:stop].tolist():
+                    self._insert(flat, *row)
             else:
-                flat.extend((timestamp_ms, offset, packed))
+                flat.frombytes(data[start * _ROW_BYTES : stop * _ROW_BYTES])
         self._num_in_sequences += len(events_N)
 
     def _insert(self, flat: array[int], timestamp_ms: int, offset: int, packed: int) -> None:

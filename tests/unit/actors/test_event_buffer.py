@@ -14,7 +14,14 @@ from hypothesis import strategies as st
 from storage_fakes import FailingFsync, event, fast_and_patient
 
 from actors.event_buffer import EventBuffer
-from actors.messages import BufferFull, ShardStatus, ShardUnavailable, StorageError, StorageFull
+from actors.messages import (
+    BufferFull,
+    MemoryFull,
+    ShardStatus,
+    ShardUnavailable,
+    StorageError,
+    StorageFull,
+)
 from actors.settings import BufferSettings, StorageSettings
 from recommender.events import Event
 from recommender.replay import ReplayMemory
@@ -168,6 +175,28 @@ async def test_more_than_may_wait_is_refused(open_buffer: Open) -> None:
     with pytest.raises(BufferFull, match="11 more are over the bound of 10"):
         await buffer.append([event(n) for n in range(11)])
     assert (await buffer.append([event(n) for n in range(10)])).accepted == 10
+
+
+async def test_a_shard_that_remembers_all_it_may_refuses_until_ids_expire(
+    open_buffer: Open,
+) -> None:
+    clock = Clock()
+    sizes = {"max_memory_bytes": 1 << 20, "recent_window": 1_000, "reservoir_size": 0}
+    buffer = open_buffer(clock, **sizes)
+    number = 0
+    while (status := await buffer.status()).counted_bytes < 1 << 20:
+        await buffer.append([event(n) for n in range(number, number + 100)])
+        number += 100
+    with pytest.raises(MemoryFull, match="the bound is 1048576"):
+        await buffer.append([event(number)])
+    assert 0 <= status.counted_bytes - (1 << 20) < 100 * 200
+    again = await restarted(buffer, open_buffer, **sizes)
+    assert (await again.history("u")).through_offset == number - 1
+    with pytest.raises(MemoryFull):
+        await again.append([event(number)])
+    await again.close()
+    clock.now_ms += 8 * DAY_MS
+    assert (await open_buffer(clock, **sizes).append([event(number)])).accepted == 1
 
 
 async def test_too_little_disk_space_is_refused_before_anything_is_written(

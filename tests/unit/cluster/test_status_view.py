@@ -24,6 +24,7 @@ def shard(next_offset: int, **changes: Any) -> dict[str, Any]:
         "memory_bytes": 80_000_000,
         "cut_bytes": 0,
         "warning": "",
+        "counted_bytes": 30_000_000,
     }
     return said | changes
 
@@ -73,8 +74,16 @@ def lines(model: dict[str, Any] | None = MODEL, **changes: Any) -> dict[str, Par
 def test_every_part_has_one_line_with_its_figures() -> None:
     assert [(line.part, line.state, line.figures) for line in lines().values()] == [
         ("serving", "RUNNING", "replicas: 2 running; version 3, staleness 2.5 s"),
-        ("event_buffer_0", "ready", "1,500 events of 12 users, 0 on the way to the disk, 80 MB"),
-        ("event_buffer_1", "ready", "20 events of 12 users, 0 on the way to the disk, 80 MB"),
+        (
+            "event_buffer_0",
+            "ready",
+            "1,500 events of 12 users, 0 on the way to the disk, 80 MB, 30 MB of them bounded",
+        ),
+        (
+            "event_buffer_1",
+            "ready",
+            "20 events of 12 users, 0 on the way to the disk, 80 MB, 30 MB of them bounded",
+        ),
         ("item_catalog", "ready", "40 items, all texts read, 740 MB"),
         ("item_statistics", "ready", "1,520 events counted, lag 0 events"),
         ("parameter_store", "ready", "head is version 3, 2 kept, 130 MB"),
