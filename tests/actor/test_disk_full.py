@@ -6,100 +6,32 @@ The replica is the real one over the real event buffer, so that the answers are 
 from __future__ import annotations
 
 import asyncio
-import itertools
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import numpy as np
 import pytest
 from actor_tools import Starter, kill_process, wait_until
-from serving_fakes import FakeActors, event, films, replica
+from shard_traffic import Traffic, logged_ids, started_shard, traffic_on
 from small_disk import SmallDisk, small_disk
 
-from actors.event_buffer import EventBuffer
-from actors.event_buffer_client import EventBufferClient
-from actors.event_log import EventLog
 from actors.messages import Manifest, StorageFull
 from actors.parameter_store import ParameterStore
 from actors.parameter_store_client import ParameterStoreClient
-from actors.settings import BufferSettings, StorageSettings, StoreSettings
+from actors.settings import StorageSettings, StoreSettings
 
 pytestmark = pytest.mark.actor
 
 RESERVE_BYTES = 2 << 20
-SEGMENT_BYTES = 1 << 16
-_BATCH = 20
 _BACK_WITHIN_S = 10.0
-
-
-@dataclass
-class Traffic:
-    """Batches of events and recommendations, each answer noted."""
-
-    client: httpx.AsyncClient
-    acknowledged: set[str] = field(default_factory=set)
-    numbers: Iterator[int] = field(default_factory=itertools.count)
-    refused: Counter[tuple[int, str, str]] = field(default_factory=Counter)
-    recommended: Counter[tuple[int, bool]] = field(default_factory=Counter)
-
-    async def post(self) -> bool:
-        """One batch of new events; whether it was accepted."""
-        events = [event(number) for number in itertools.islice(self.numbers, _BATCH)]
-        response = await self.client.post("/v1/events", json={"events": events})
-        if response.status_code == 202:
-            self.acknowledged.update(body["event_id"] for body in events)
-            return True
-        retry_after = response.headers["retry-after"]
-        self.refused[response.status_code, response.json()["type"], retry_after] += 1
-        return False
-
-    async def recommend(self) -> None:
-        """Ask for the user of all these events."""
-        response = await self.client.post("/v1/recommend", json={"user_id": "anna"})
-        self.recommended[response.status_code, response.json()["degraded"]] += 1
-
-    async def run(self, num_batches: int) -> int:
-        """A recommendation after each batch; how many batches were accepted."""
-        num_accepted = 0
-        for _ in range(num_batches):
-            num_accepted += await self.post()
-            await self.recommend()
-        return num_accepted
 
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[SmallDisk]:
     with small_disk(tmp_path / "disk", size_mib=16) as disk:
         yield disk
-
-
-@asynccontextmanager
-async def traffic_on(client: EventBufferClient) -> AsyncIterator[Traffic]:
-    """Traffic through a replica whose events go to these shards."""
-    actors = FakeActors(films(12))
-    actors.buffer = client  # type: ignore[assignment]
-    async with replica(actors) as (_, http):
-        yield Traffic(http)
-
-
-async def started_shard(
-    start: Starter, storage: StorageSettings
-) -> tuple[EventBufferClient, object]:
-    shard = start(
-        EventBuffer, 0, storage, BufferSettings(num_shards=1, segment_bytes=SEGMENT_BYTES)
-    )
-    client = EventBufferClient([shard], timeout_s=5.0)
-
-    async def is_ready() -> bool:
-        return (await client.statuses())[0].state == "ready"
-
-    await wait_until(is_ready, 20)
-    return client, shard
 
 
 async def seconds_until_accepted(traffic: Traffic) -> float:
@@ -110,15 +42,6 @@ async def seconds_until_accepted(traffic: Traffic) -> float:
 
 def closed_segments(disk: SmallDisk) -> list[Path]:
     return sorted(disk.path.glob("events/shard-0/closed/*.parquet"))
-
-
-def logged_ids(disk: SmallDisk) -> Counter[str]:
-    """How often each event is in the log; opens it, so its shard must have ended."""
-    log = EventLog(disk.path / "events" / "shard-0", segment_bytes=SEGMENT_BYTES)
-    try:
-        return Counter(i for batch in log.read() for i in batch.column("event_id").to_pylist())
-    finally:
-        log.close()
 
 
 async def publish(store: ParameterStoreClient) -> int:
@@ -154,7 +77,7 @@ async def test_with_the_reserve_reached_events_are_refused_and_all_else_goes_on(
     [status] = await client.statuses()
     assert status.num_events == len(traffic.acknowledged)
     start.end_all()
-    assert logged_ids(disk) == Counter(traffic.acknowledged)
+    assert logged_ids(disk.path) == Counter(traffic.acknowledged)
     tell(capsys, "reserve", traffic, refused_after_s, accepted_after_s)
 
 
@@ -189,7 +112,7 @@ async def test_with_no_byte_left_nothing_is_acknowledged_and_nothing_acknowledge
     [status] = await client.statuses()
     assert status.cut_bytes == 0
     start.end_all()
-    assert logged_ids(disk) == Counter(traffic.acknowledged)
+    assert logged_ids(disk.path) == Counter(traffic.acknowledged)
     tell(capsys, "no byte left", traffic, refused_after_s, accepted_after_s)
 
 
