@@ -44,7 +44,7 @@ def delays(shard: Any, delay_s: float) -> None:
             time.sleep(delay_s)
             fsync(descriptor)
 
-        os.fsync = late
+        os.fsync = late  # type: ignore[assignment]
 
     ray.get(shard.__ray_call__.remote(set_delay), timeout=20)
 
