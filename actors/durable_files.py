@@ -12,6 +12,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from actors.messages import StorageError, StorageFull
@@ -105,7 +106,7 @@ def replace_file(path: Path, data: bytes) -> None:
     """Give a file new contents: after a crash it has either the old ones or the new, whole.
 
     Raises:
-        StorageError: If anything failed. The file may have either contents.
+        StorageError: If anything failed. The file may have either contents; no other is left.
     """
     temporary = path.with_name(path.name + TEMPORARY)
     try:
@@ -114,6 +115,8 @@ def replace_file(path: Path, data: bytes) -> None:
         temporary.rename(path)
         fsync_folder(path.parent)
     except OSError as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)  # on a full disk it would take space for nothing
         raise storage_error(f"replace {path}", error) from error
 
 

@@ -23,6 +23,7 @@ from actors.messages import (
     AppendResult,
     BufferFull,
     CorruptStorage,
+    MemoryFull,
     ShardStatus,
     StorageError,
     UserHistory,
@@ -99,6 +100,7 @@ class EventBuffer:
         self._appended = LongPoll()
         self._committing: asyncio.Task[None] | None = None
         self._compacting: asyncio.Task[None] | None = None
+        self._warning = ""
         self._replaying = asyncio.Lock()
         self._opening = Opening(f"shard {shard}", self._open, lambda opened: opened.log.failure)
 
@@ -117,18 +119,13 @@ class EventBuffer:
         Raises:
             ShardUnavailable: If the shard is recovering or failed.
             BufferFull: If too many events wait for the disk.
+            MemoryFull: If users, items and ids take as much memory as they may.
             StorageFull: If too little disk space is left.
             StorageError: If the write failed; then none of the events was accepted.
             ValueError: If a text is not valid Unicode or a number does not fit.
         """
         shard = await self._opening.ready()
-        bound = self._settings.max_pending_events
-        if self._num_pending + len(events) > bound:
-            raise BufferFull(
-                f"{self._num_pending} events wait for the disk and {len(events)} more are over the "
-                f"bound of {bound}"
-            )
-        require_free_space(self._data_dir, self._min_free_bytes)
+        self._check_there_is_room(shard.memory, len(events))
         request = _Request(event_batch(events), asyncio.get_running_loop().create_future())
         self._requests.append(request)
         self._num_pending += len(events)
@@ -204,6 +201,8 @@ class EventBuffer:
             memory_bytes=psutil.Process().memory_info().rss,
             recovered_events=shard.recovered_events if shard else 0,
             cut_bytes=shard.log.cut_bytes if shard else 0,
+            warning=self._warning,
+            counted_bytes=shard.memory.nbytes if shard else 0,
         )
 
     async def close(self) -> None:
@@ -241,8 +240,8 @@ class EventBuffer:
                 ),
                 dedup_window_ms,
             )
-            for batch in log.read():
-                memory.apply(batch)
+            memory.apply_all(log.read())
+            pa.default_memory_pool().release_unused()  # of segments that were read
         except BaseException:
             folder.close()
             raise
@@ -283,6 +282,21 @@ class EventBuffer:
             self._num_pending -= sum(request.events.num_rows for request in group)
             self._compact_if_due(shard.log)
 
+    def _check_there_is_room(self, memory: ShardMemory, num_events: int) -> None:
+        bound = self._settings.max_pending_events
+        if self._num_pending + num_events > bound:
+            raise BufferFull(
+                f"{self._num_pending} events wait for the disk and {num_events} more are over the "
+                f"bound of {bound}"
+            )
+        memory.event_ids.forget_old(self._now_ms())
+        if memory.nbytes >= self._settings.max_memory_bytes:
+            raise MemoryFull(
+                f"{memory.nbytes} bytes are remembered, the bound is "
+                f"{self._settings.max_memory_bytes}"
+            )
+        require_free_space(self._data_dir, self._min_free_bytes)
+
     def _take_group(self) -> list[_Request]:
         """The requests that share the next fsync: all that wait, within a bound, at least one."""
         group = [self._requests.popleft()]
@@ -318,11 +332,14 @@ class EventBuffer:
     async def _compact(self, log: EventLog) -> None:
         for segment in log.compactable():
             try:
-                await asyncio.to_thread(log.compact, segment)
+                await asyncio.to_thread(log.compact, segment, self._min_free_bytes)
             except (StorageError, CorruptStorage) as error:
                 # Nothing is lost: the Arrow file stays, and the next commit tries again.
-                logger.error("compaction failed shard=%d error=%s", self._shard_number, error)
+                if not self._warning:
+                    logger.error("compaction failed shard=%d error=%s", self._shard_number, error)
+                self._warning = f"compaction failed: {error}"
                 return
+        self._warning = ""
 
 
 def _without_duplicates(

@@ -26,6 +26,7 @@ from actors.durable_files import (
     remove_file,
     remove_leftovers,
     replace_file,
+    require_free_space,
     storage_error,
     truncate_file,
 )
@@ -197,13 +198,19 @@ class EventLog:
             full = self._segments if self._writer is None else self._segments[:-1]
             return [segment for segment in full if not segment.sha256 and segment.num_events]
 
-    def compact(self, segment: Segment) -> None:
+    def compact(self, segment: Segment, min_free_bytes: int = 0) -> None:
         """Turn a full segment into Parquet; its Arrow file goes once that is on disk.
+
+        Args:
+            segment: One of `compactable()`.
+            min_free_bytes: Disk space that must stay free while both files are there.
 
         Raises:
             CorruptStorage: If the segment is damaged.
+            StorageFull: If there is too little space; then nothing was read or written.
             StorageError: If writing failed; then the segment stays as it is.
         """
+        require_free_space(self._closed, min_free_bytes, self._size_bytes(segment))
         table = pa.Table.from_batches(self._load(segment), LOG_SCHEMA)
         path = self._closed / f"{segment.stem}.parquet"
         try:
@@ -256,6 +263,12 @@ class EventLog:
             self._writer = None
             if not self._segments[-1].num_events:
                 self._segments.pop()
+
+    def _size_bytes(self, segment: Segment) -> int:
+        try:
+            return self._arrow_path(segment).stat().st_size
+        except FileNotFoundError:
+            return 0  # reading it says so
 
     def _segment_of(self, offset: int) -> Segment | None:
         with self._lock:

@@ -262,6 +262,7 @@ class ItemCatalog:
         self, catalog: Catalog, keys: Mapping[str, str], vectors_ND: NDArray[np.float32]
     ) -> None:
         try:
+            require_free_space(self._data_dir, self._min_free_bytes, vectors_ND.nbytes)
             await self._opening.write(catalog.cache.add, list(keys), vectors_ND)
         except StorageError as error:
             # Only a cache: a restart encodes these again.

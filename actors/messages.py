@@ -34,6 +34,10 @@ class BufferFull(ActorsError):
     """The shard has as many events waiting for the disk as it may; try again later."""
 
 
+class MemoryFull(ActorsError):
+    """What the shard remembers has reached its bound; it shrinks as `event_id`s expire."""
+
+
 class StorageError(ActorsError):
     """A write or fsync failed: nothing of that commit group was acknowledged."""
 
@@ -80,7 +84,11 @@ class UserHistory:
 
 @dataclass(frozen=True, slots=True)
 class ShardStatus:
-    """How a shard is: `state` is one of recovering, ready, failed."""
+    """How a shard is: `state` is one of recovering, ready, failed.
+
+    `warning` is what does not work and costs no event, such as compaction; empty if all does.
+    `memory_bytes` is the process's, `counted_bytes` the part of it that has a bound.
+    """
 
     shard: int
     state: str
@@ -95,6 +103,8 @@ class ShardStatus:
     memory_bytes: int
     recovered_events: int
     cut_bytes: int
+    warning: str = ""
+    counted_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

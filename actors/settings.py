@@ -23,6 +23,8 @@ class BufferSettings(Section):
     """Uniform sample of the events older than that, kept for replay."""
     max_pending_events: int = Field(default=20_000, ge=1)
     """Events that may wait for the disk; beyond it appends are refused with `BufferFull`."""
+    max_memory_bytes: int = Field(default=4 * 1024**3, ge=1_048_576)
+    """What a shard may remember of users, items and ids; beyond it appends are `MemoryFull`."""
     segment_bytes: int = Field(default=64 * 1024 * 1024, ge=4_096)
     """Size at which the open log segment is closed and compacted to Parquet."""
     dedup_window_days: float = Field(default=7.0, gt=0.0)
@@ -74,4 +76,4 @@ class StorageSettings(Section):
     data_dir: Path = Path("rheos-data")
     """Folder of the log, the catalogue and the versions. Made if missing."""
     min_free_bytes: int = Field(default=512 * 1024 * 1024, ge=0)
-    """Free disk space below which start-up and writes are refused."""
+    """Free disk space below which start-up and writes are refused, compaction and versions too."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,14 @@ from actors.lessons import (
     newest_windows,
 )
 from actors.lineage import Lineage
-from actors.messages import Head, Manifest, UnknownVersion, VersionRefused
+from actors.messages import (
+    Head,
+    Manifest,
+    StorageFull,
+    UnknownVersion,
+    VersionInfo,
+    VersionRefused,
+)
 from actors.parameter_store_client import ParameterStoreClient
 from actors.payload import BLEND, FACTORS, MODEL
 from actors.stream_feed import CatalogGrowth, FreshPart, StreamFeed
@@ -51,6 +58,7 @@ _REPORT_ROUNDS = 50
 _WARMUP_PREFETCH_STEPS = 32
 _POLL_S = 0.2
 _IDLE_S = 5.0
+_FULL_DISK_PAUSE_S = 2.0
 
 
 class Teacher:
@@ -365,7 +373,9 @@ class Teacher:
         probes = self.lineage.guard.probes.state()
         trainer = learner.state() | self.texts.state()
         trainer |= put_under(_PROBES, probes)
-        stored = self.feed.run(self.store.publish(manifest, payload, trainer, promote=promote))
+        stored = when_there_is_space(
+            lambda: self.feed.run(self.store.publish(manifest, payload, trainer, promote=promote))
+        )
         self._decisions.clear()
         return stored.manifest.version
 
@@ -394,3 +404,22 @@ class Teacher:
             seed,
             self.lineage.leave_out(),
         )
+
+
+def when_there_is_space(
+    publish: Callable[[], VersionInfo], pause_s: float = _FULL_DISK_PAUSE_S
+) -> VersionInfo:
+    """Publish, again and again while the disk is full: the head is served, and learning waits.
+
+    The store refuses before it writes, so no attempt leaves a version behind. To fail instead would
+    start the worker group again, and it would learn the same events to be refused once more.
+    """
+    is_known = False
+    while True:
+        try:
+            return publish()
+        except StorageFull as error:
+            if not is_known:
+                logger.warning("learning waits for disk space error=%s", error)
+            is_known = True
+            time.sleep(pause_s)

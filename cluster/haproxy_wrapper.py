@@ -230,6 +230,8 @@ def _guard_frontend(lines: list[str], limits: IngressLimits) -> list[str]:
         f"tcp-request connection reject if {{ sc0_conn_cur gt {num_connections} }}",
         # The announced length; a chunked body is counted in the replica.
         f"http-request deny deny_status 413 if {{ req.body_size gt {num_bytes} }}",
+        # A replica sees a request once its body is there, or 16 KiB of it (tune.bufsize).
+        f"http-request wait-for-body time {round(1_000 * limits.header_timeout_s)}ms",
         # No route has TRACE: the replica answers 405, with the methods that the path does have.
         f"http-request set-method TRACE unless {{ method {_KNOWN_METHODS} }}",
         *steering,

@@ -66,10 +66,12 @@ def _serving(replicas: Mapping[str, int], model: Mapping[str, Any] | None) -> st
 def _shard(said: Mapping[str, Any]) -> str:
     text = (
         f"{said['next_offset']:,} events of {said['num_users']:,} users, "
-        f"{said['pending_events']:,} on the way to the disk, {_megabytes(said)}"
+        f"{said['pending_events']:,} on the way to the disk, {_megabytes(said)}, "
+        f"{said['counted_bytes'] / 1e6:.0f} MB of them bounded"
     )
-    cut = said["cut_bytes"]
-    return f"{text}; a torn tail of {cut:,} bytes was cut" if cut else text
+    if cut := said["cut_bytes"]:
+        text = f"{text}; a torn tail of {cut:,} bytes was cut"
+    return f"{said['warning']}; {text}" if said["warning"] else text
 
 
 def _catalog(said: Mapping[str, Any]) -> str:

@@ -15,7 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from recommender.event_tables import DatasetError, read_events, read_items, read_parquet
-from recommender.events import EVENT_TYPES, NUM_RATINGS, Event, Item
+from recommender.events import Event, Item, feedback_codes
 from recommender.movielens import is_movielens, read_movielens
 
 __all__ = ["Dataset", "DatasetError", "Examples", "dataset_from", "read_dataset", "read_examples"]
@@ -144,18 +144,6 @@ def dataset_from(name: str, events: pd.DataFrame, items: list[Item]) -> Dataset:
         event_types_N=event_types_N,
         timestamps_ms_N=events["timestamp_ms"].to_numpy(dtype=np.int64),
     )
-
-
-def feedback_codes(
-    event_types_N: NDArray[np.str_], values_N: NDArray[np.float32]
-) -> NDArray[np.int8]:
-    """`events.feedback_code` of every event at once."""
-    codes_N = np.zeros(len(event_types_N), dtype=np.int8)
-    for index, event_type in enumerate(EVENT_TYPES):
-        codes_N[event_types_N == event_type] = 1 + NUM_RATINGS + index
-    is_rating_N = event_types_N == "rating"
-    codes_N[is_rating_N] = np.clip(np.rint(values_N[is_rating_N]), 1, NUM_RATINGS)
-    return codes_N
 
 
 def read_examples(path: Path) -> Examples:

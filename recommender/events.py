@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 EVENT_TYPES: tuple[str, ...] = (
     "view",
@@ -59,6 +63,18 @@ def feedback_code(event_type: str, value: float) -> int:
     if event_type in EVENT_TYPES:
         return 1 + NUM_RATINGS + EVENT_TYPES.index(event_type)
     return 0
+
+
+def feedback_codes(
+    event_types_N: NDArray[np.str_], values_N: NDArray[np.floating[Any]]
+) -> NDArray[np.int8]:
+    """`feedback_code` of every event at once."""
+    codes_N = np.zeros(len(event_types_N), dtype=np.int8)
+    for index, event_type in enumerate(EVENT_TYPES):
+        codes_N[event_types_N == event_type] = 1 + NUM_RATINGS + index
+    is_rating_N = event_types_N == "rating"
+    codes_N[is_rating_N] = np.clip(np.rint(values_N[is_rating_N]), 1, NUM_RATINGS)
+    return codes_N
 
 
 def gap_code(gap_s: int) -> int:

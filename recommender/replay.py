@@ -1,15 +1,18 @@
 """What a shard keeps in memory to learn from: user sequences, recent events, a sample of old ones.
 
-Axes: N events, B windows, T = window + 1 items a window, H items of a history, K all items joined.
+Axes: N events, B windows or blocks of a user's events, T = window + 1 items a window, H items of a
+history, K all items joined.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-import random
 from array import array
+from collections import defaultdict
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from functools import partial
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +34,7 @@ _EVENT = np.dtype(
 )
 # A user's sequence is one flat array of (timestamp_ms, offset, item << 8 | feedback).
 _FIELDS = 3
+_ROW_BYTES = 8 * _FIELDS
 _BYTES_PER_USER = 200
 _LAST_GAP = 12
 _MAX_DRAWS = 16  # until as many events were drawn as asked for
@@ -107,13 +111,14 @@ class ReplayMemory:
         self.next_offset = 0
         self._num_columns = window + 1
         self._history_length = history_length
-        self._sequences: dict[int, array[int]] = {}
+        self._max_stored = history_length + history_length // 4
+        self._sequences: defaultdict[int, array[int]] = defaultdict(partial(array, "q"))
         self._recent_N = np.zeros(recent_window, _EVENT)
         self._num_recent = 0
         self._older_N = np.zeros(reservoir_size, _EVENT)
         self._num_left_recent = 0
         self._num_in_sequences = 0
-        self._rng = random.Random(seed)
+        self._rng = np.random.default_rng(seed)
 
     @property
     def first_recent_offset(self) -> int:
@@ -128,7 +133,7 @@ class ReplayMemory:
     @property
     def nbytes(self) -> int:
         """Bytes held, to within allocation slack."""
-        sequences = self._num_in_sequences * _FIELDS * 8 + self.num_users * _BYTES_PER_USER
+        sequences = self._num_in_sequences * _ROW_BYTES + self.num_users * _BYTES_PER_USER
         return self._recent_N.nbytes + self._older_N.nbytes + sequences
 
     def append(
@@ -147,13 +152,45 @@ class ReplayMemory:
         """
         if offset is None:
             offset = self.next_offset
-        elif offset != self.next_offset and self.num_events:
-            raise ValueError(f"offset {offset} does not follow {self.next_offset - 1}")
-        self._remember(offset, timestamp_ms, acknowledged_ms, user, item, feedback)
-        self._extend_sequence(user, timestamp_ms, offset, item << 8 | feedback)
+        self._check_follows(offset)
+        event = (offset, timestamp_ms, acknowledged_ms, user, item, feedback)
+        self._remember(np.array([event], _EVENT))
+        self._insert(self._sequences[user], timestamp_ms, offset, item << 8 | feedback)
+        self._num_in_sequences += 1
         self.next_offset = offset + 1
         self.num_events += 1
         return offset
+
+    def extend(
+        self,
+        users_N: NDArray[np.integer[Any]],
+        items_N: NDArray[np.integer[Any]],
+        feedback_N: NDArray[np.integer[Any]],
+        timestamps_ms_N: NDArray[np.integer[Any]],
+        acknowledged_ms_N: NDArray[np.integer[Any]],
+        first_offset: int,
+    ) -> None:
+        """Take many events in: the same as `append` of each, some times faster.
+
+        Raises:
+            ValueError: If `first_offset` does not continue the last one (the first may be any).
+        """
+        self._check_follows(first_offset)
+        num_new = len(users_N)
+        if not num_new:
+            return
+        events_N = np.empty(num_new, _EVENT)
+        events_N["offset"] = np.arange(first_offset, first_offset + num_new)
+        events_N["timestamp_ms"] = timestamps_ms_N
+        events_N["acknowledged_ms"] = acknowledged_ms_N
+        events_N["user"], events_N["item"] = users_N, items_N
+        events_N["feedback"] = feedback_N
+        size = len(self._recent_N)
+        for start in range(0, num_new, size):
+            self._remember(events_N[start : start + size])
+        self._extend_sequences(events_N)
+        self.next_offset = first_offset + num_new
+        self.num_events += num_new
 
     def history(self, user: int) -> UserSequence:
         """The user's last `history_length` items, by (timestamp, offset); empty if unknown."""
@@ -239,43 +276,67 @@ class ReplayMemory:
         chosen = np.concatenate([latest, others])[:n]
         return self._windows(self._recent(offsets_N[chosen]))
 
-    def _remember(
-        self,
-        offset: int,
-        timestamp_ms: int,
-        acknowledged_ms: int,
-        user: int,
-        item: int,
-        feedback: int,
-    ) -> None:
+    def _check_follows(self, offset: int) -> None:
+        if offset != self.next_offset and self.num_events:
+            raise ValueError(f"offset {offset} does not follow {self.next_offset - 1}")
+
+    def _remember(self, events_N: NDArray[np.void]) -> None:
+        """Put events, no more than it has room for, into the ring."""
         size = len(self._recent_N)
-        place = offset % size
-        if self._num_recent == size:
-            self._retire(self._recent_N[place])
-        else:
-            self._num_recent += 1
-        self._recent_N[place] = (offset, timestamp_ms, acknowledged_ms, user, item, feedback)
+        places_N = events_N["offset"] % size
+        num_free = min(len(events_N), size - self._num_recent)
+        if num_free < len(events_N):
+            self._retire(self._recent_N[places_N[num_free:]])
+        self._num_recent += num_free
+        self._recent_N[places_N] = events_N
 
-    def _retire(self, event: np.void) -> None:
-        """Offer an event that leaves the ring to the reservoir (Vitter 1985, algorithm R)."""
-        self._num_left_recent += 1
-        place = self._num_left_recent - 1
-        if place >= len(self._older_N):
-            place = self._rng.randrange(self._num_left_recent)
-        if place < len(self._older_N):
-            self._older_N[place] = event
+    def _retire(self, events_N: NDArray[np.void]) -> None:
+        """Offer events that leave the ring to the reservoir (Vitter 1985, algorithm R)."""
+        size = len(self._older_N)
+        numbers_N = np.arange(self._num_left_recent, self._num_left_recent + len(events_N))
+        self._num_left_recent += len(events_N)
+        places_N = numbers_N.copy()
+        # One draw for each event, so that it does not matter how they were batched.
+        is_full_N = numbers_N >= size
+        places_N[is_full_N] = self._rng.integers(numbers_N[is_full_N] + 1)
+        is_kept_N = places_N < size
+        self._older_N[places_N[is_kept_N]] = events_N[is_kept_N]  # of one place, the last stays
 
-    def _extend_sequence(self, user: int, timestamp_ms: int, offset: int, packed: int) -> None:
-        flat = self._sequences.get(user)
-        if flat is None:
-            flat = self._sequences[user] = array("q")
+    def _extend_sequences(self, events_N: NDArray[np.void]) -> None:
+        """Append each user's events as one block, where they come in the order of their times."""
+        events_N = events_N[np.argsort(events_N["user"], kind="stable")]
+        packed_N = events_N["item"].astype(np.int64) << 8 | events_N["feedback"]
+        rows_N = np.stack([events_N["timestamp_ms"], events_N["offset"], packed_N], axis=1)
+        is_first_N = np.diff(events_N["user"], prepend=-1) != 0
+        is_late_N = (np.diff(rows_N[:, 0], prepend=0) < 0) & ~is_first_N
+        firsts_B = np.flatnonzero(is_first_N)
+        blocks = zip(
+            events_N["user"][firsts_B].tolist(),
+            rows_N[firsts_B, 0].tolist(),
+            np.logical_or.reduceat(is_late_N, firsts_B).tolist(),
+            itertools.pairwise([*firsts_B.tolist(), len(events_N)]),
+            strict=True,
+        )
+        max_values, data = self._max_stored * _FIELDS, memoryview(rows_N.tobytes())
+        for user, timestamp_ms, is_late, (start, stop) in blocks:
+            flat = self._sequences[user]
+            is_full = len(flat) + (stop - start) * _FIELDS > max_values
+            if is_full or is_late or (flat and flat[-_FIELDS] > timestamp_ms):
+                for row in rows_N[start:stop].tolist():
+                    self._insert(flat, *row)
+            else:
+                flat.frombytes(data[start * _ROW_BYTES : stop * _ROW_BYTES])
+        self._num_in_sequences += len(events_N)
+
+    def _insert(self, flat: array[int], timestamp_ms: int, offset: int, packed: int) -> None:
+        """Put one item into a sequence at its place in time, and drop the oldest if need be."""
         place = len(flat)
         while place and flat[place - _FIELDS] > timestamp_ms:
             place -= _FIELDS
         flat[place:place] = array("q", (timestamp_ms, offset, packed))
-        self._num_in_sequences += 1
-        num_over = len(flat) // _FIELDS - self._history_length
-        if num_over > self._history_length // 4:
+        num_stored = len(flat) // _FIELDS
+        if num_stored > self._max_stored:
+            num_over = num_stored - self._history_length
             del flat[: num_over * _FIELDS]
             self._num_in_sequences -= num_over
 

@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from recommender.datasets import Dataset, feedback_codes
+from recommender.datasets import Dataset
+from recommender.events import feedback_codes
 from recommender.simulator_world import GroundTruth, SimulatorSettings, user_id
 
 __all__ = ["GroundTruth", "SimulatorSettings", "simulate"]

@@ -39,8 +39,9 @@ class AdmissionLimits:
 class AdmissionGate:
     """ASGI middleware. Each request ends in one answer: the route's, or a problem of ours.
 
-    Puts `request_id` into the request's state; a client's `X-Request-ID` is taken only if it cannot
-    do harm in a log line.
+    A request takes one of `max_ongoing_requests` places once its body is there: whoever sends one
+    slowly keeps nobody else out. Puts `request_id` into the request's state; a client's
+    `X-Request-ID` is taken only if it cannot do harm in a log line.
     """
 
     def __init__(
@@ -53,25 +54,19 @@ class AdmissionGate:
         self._app = app
         self._limits = limits
         self._on_answer = on_answer
-        self._ongoing = 0
+        self._places = _Places(limits.max_ongoing_requests)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass one request on, or refuse it."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        exchange = _Exchange(scope, receive, send, self._limits.max_body_bytes)
-        gated = scope["path"] not in _UNGATED_PATHS
-        if gated and self._ongoing >= self._limits.max_ongoing_requests:
-            await exchange.refuse(
-                Problem("overloaded", "the replica is busy", headers={"Retry-After": "1"})
-            )
-        else:
-            self._ongoing += gated
-            try:
-                await self._run(exchange)
-            finally:
-                self._ongoing -= gated
+        places = None if scope["path"] in _UNGATED_PATHS else self._places
+        exchange = _Exchange(scope, receive, send, self._limits.max_body_bytes, places)
+        try:
+            await self._run(exchange)
+        finally:
+            exchange.leave()
         self._on_answer(scope["path"], exchange.status, exchange.duration_s)
 
     async def _run(self, exchange: _Exchange) -> None:
@@ -81,6 +76,7 @@ class AdmissionGate:
         timer = asyncio.timeout(deadline_s)
         try:
             async with timer:
+                exchange.enter()
                 await self._app(exchange.scope, exchange.receive, exchange.send)
         except TimeoutError:
             if not timer.expired():
@@ -91,15 +87,37 @@ class AdmissionGate:
         except ClientDisconnect:
             logger.debug("client left request_id=%s", exchange.request_id)
             exchange.status = _CLIENT_LEFT
+        except Problem as refusal:
+            await exchange.refuse(refusal)
         except Exception:  # the last place where an answer can still be given
             logger.exception("request failed request_id=%s", exchange.request_id)
             await exchange.refuse(Problem("internal", "internal error"))
 
 
+class _Places:
+    """How many requests may still be worked on."""
+
+    def __init__(self, number: int) -> None:
+        self.num_free = number
+
+    def check(self) -> None:
+        """Raise `Problem` if there is no place."""
+        if not self.num_free:
+            raise Problem("overloaded", "the replica is busy", headers={"Retry-After": "1"})
+
+
 class _Exchange:
     """One request and its answer, with what the gate adds to both."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, max_body_bytes: int) -> None:
+    def __init__(
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        max_body_bytes: int,
+        places: _Places | None,
+    ) -> None:
+        """`places` is None for a request that needs none."""
         self.request_id = _request_id(scope)
         self.status = 0
         self.scope: Scope = {
@@ -111,11 +129,30 @@ class _Exchange:
         self._send = send
         self._max_body_bytes = max_body_bytes
         self._received_bytes = 0
+        self._places = places
+        self._has_place = False
         self._started_s = asyncio.get_running_loop().time()
 
     @property
     def duration_s(self) -> float:
         return asyncio.get_running_loop().time() - self._started_s
+
+    def enter(self) -> None:
+        """Take a place, or see that there is one for when the body has come.
+
+        Raises:
+            Problem: If there is none.
+        """
+        if self._places is None:
+            return
+        self._places.check()
+        if not _has_body(self.scope):
+            self._take_place()
+
+    def leave(self) -> None:
+        """Give the place back."""
+        if self._places is not None and self._has_place:
+            self._places.num_free += 1
 
     async def receive(self) -> Message:
         """The client's next message; counts, because chunked bodies announce no length."""
@@ -124,7 +161,15 @@ class _Exchange:
             self._received_bytes += len(message.get("body", b""))
             if self._received_bytes > self._max_body_bytes:
                 raise body_too_large(self._max_body_bytes)
+            if not message.get("more_body", False):
+                self._take_place()
         return message
+
+    def _take_place(self) -> None:
+        if self._places is not None and not self._has_place:
+            self._places.check()
+            self._places.num_free -= 1
+            self._has_place = True
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -149,6 +194,13 @@ def body_too_large(max_body_bytes: int) -> Problem:
         "body-too-large",
         f"a body has at most {max_body_bytes} bytes",
         headers={"Connection": "close"},
+    )
+
+
+def _has_body(scope: Scope) -> bool:
+    return any(
+        name == b"transfer-encoding" or (name == b"content-length" and value != b"0")
+        for name, value in scope["headers"]
     )
 
 

@@ -26,12 +26,14 @@ def build_app(settings: AppSettings) -> Application:
 def deployment_options(serving: ServingSettings) -> dict[str, Any]:
     """Options of the deployment.
 
-    Serve lets twice as many requests in as the replica works on: so it is the replica that refuses
-    an excess, with a problem document, before Serve does it in plain text.
+    Serve lets more requests in than the replica works on: so it is the replica that refuses an
+    excess, with a problem document, before Serve does it in plain text, and the requests of one
+    address whose bodies come slowly leave room for others.
     """
+    num_slow = serving.max_connections_per_address
     return {
         "ray_actor_options": {"num_cpus": serving.cpus_per_replica},
-        "max_ongoing_requests": 2 * serving.max_ongoing_requests,
+        "max_ongoing_requests": 2 * serving.max_ongoing_requests + num_slow,
         "max_queued_requests": serving.max_queued_requests,
         "autoscaling_config": {
             "min_replicas": serving.min_replicas,

@@ -103,7 +103,7 @@ OPERATIONS: Mapping[str, Operation] = {
     "post_events": Operation(
         EventsAnswer,
         {"accepted": 1, "duplicates": 0, "unknown_items": 0, "offsets": {"0": 51261}},
-        (*_BODIES, *_STORAGE, "timestamp-range", "batch-size", "buffer-full"),
+        (*_BODIES, *_STORAGE, "timestamp-range", "batch-size", "buffer-full", "memory-full"),
         tag="events",
         status=202,
         bodies=(EventBody, EventBatch),

@@ -115,6 +115,13 @@ PROBLEM_TYPES: Mapping[str, ProblemType] = _types(
         "that were stored are recognised by their event_id.",
     ),
     ProblemType(
+        "memory-full",
+        503,
+        "The event buffer remembers as much as it may",
+        "It forgets an `event_id` when `buffer.dedup_window_days` are over and then takes events "
+        "again. Whoever runs the service can raise `buffer.max_memory_bytes`.",
+    ),
+    ProblemType(
         "internal",
         500,
         "Something went wrong on our side",

@@ -16,6 +16,7 @@ from fastapi.responses import Response
 from actors.messages import (
     ActorsError,
     BufferFull,
+    MemoryFull,
     ShardUnavailable,
     StorageError,
     StorageFull,
@@ -117,6 +118,7 @@ def problem_of(error: ActorsError) -> Problem:
 _RETRY = {"Retry-After": "1"}
 _ACTOR_PROBLEMS: tuple[tuple[type[ActorsError], str, str, Mapping[str, str]], ...] = (
     (BufferFull, "buffer-full", "too many events wait for the disk", _RETRY),
+    (MemoryFull, "memory-full", "the event buffer remembers all it may", {"Retry-After": "60"}),
     (ShardUnavailable, "shard-unavailable", "a part of the storage does not answer", _RETRY),
     (StorageFull, "storage-full", "too little disk space is left", {"Retry-After": "10"}),
     (StorageError, "storage-error", "a write to the disk failed", _RETRY),

@@ -23,7 +23,7 @@ class ServingSettings(Section):
     target_ongoing_requests: float = Field(default=4.0, gt=0.0)
     """Requests in flight per replica that autoscaling aims at."""
     max_ongoing_requests: int = Field(default=64, ge=1)
-    """Requests a replica works on at once; beyond it answers 503 `overloaded`."""
+    """Complete requests a replica works on at once; beyond it answers 503 `overloaded`."""
     max_queued_requests: int = Field(default=256, ge=1)
     """Requests that may wait in front of the replicas."""
     cpus_per_replica: float = Field(default=1.0, gt=0.0)
@@ -39,7 +39,7 @@ class ServingSettings(Section):
     max_body_bytes: int = Field(default=1_048_576, ge=1_024)
     """Largest request body; beyond it 413."""
     header_timeout_s: float = Field(default=5.0, gt=0.0, le=60.0)
-    """Time a client may take to send a request's headers (HAProxy)."""
+    """Time a client may take to send a request's headers, and to send a small body (HAProxy)."""
     max_connections_per_address: int = Field(default=512, ge=1)
     """Connections one address may hold (HAProxy). Behind an edge, all have the edge's address."""
     max_batch: int = Field(default=1_000, ge=1)

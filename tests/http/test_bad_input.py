@@ -50,6 +50,7 @@ from actors.event_buffer import EventBuffer
 from actors.messages import (
     BufferFull,
     CorruptStorage,
+    MemoryFull,
     ShardUnavailable,
     StorageError,
     StorageFull,
@@ -349,6 +350,7 @@ REFUSED: list[Refused] = [
     *bad_item(36, "long-text", "/attributes/a", attributes={"a": "x" * 1_001}),
     *bad_item(36, "65-categories", "/categories", categories=["x"] * 65),
     *fails(38, BufferFull("secret"), EVENTS, status=429, slug="buffer-full", retry_after="1"),
+    *fails(40, MemoryFull("secret"), EVENTS, status=503, slug="memory-full", retry_after="60"),
     *refused(39, "busy", 503, "overloaded", body=event(2), prepare=one_place_is_taken, settings={"max_ongoing_requests": 1}, answered={"retry-after": "1"}),
     *refused(39, "busy-with-another-route", 503, "overloaded", route=MODEL, prepare=one_place_is_taken, settings={"max_ongoing_requests": 1}, answered={"retry-after": "1"}),
     *fails(40, ShardUnavailable("secret"), EVENTS, ITEMS, ROLLBACK, PROMOTE, status=503, slug="shard-unavailable", retry_after="1"),

@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +14,14 @@ from hypothesis import strategies as st
 from storage_fakes import FailingFsync, event, fast_and_patient
 
 from actors.event_buffer import EventBuffer
-from actors.messages import BufferFull, ShardUnavailable, StorageError, StorageFull
+from actors.messages import (
+    BufferFull,
+    MemoryFull,
+    ShardStatus,
+    ShardUnavailable,
+    StorageError,
+    StorageFull,
+)
 from actors.settings import BufferSettings, StorageSettings
 from recommender.events import Event
 from recommender.replay import ReplayMemory
@@ -55,6 +63,16 @@ async def open_buffer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncI
 async def restarted(buffer: EventBuffer, open_buffer: Open, **sizes: int) -> EventBuffer:
     await buffer.close()
     return open_buffer(**sizes)
+
+
+def compacted(data_dir: Path) -> list[Path]:
+    return sorted(data_dir.rglob("*.parquet"))
+
+
+async def until(buffer: EventBuffer, is_so: Callable[[ShardStatus], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not is_so(await buffer.status()):  # noqa: ASYNC110 - nobody tells of it
+            await asyncio.sleep(0.005)
 
 
 async def test_an_acknowledged_event_is_in_the_history_ordered_by_time_then_offset(
@@ -159,6 +177,28 @@ async def test_more_than_may_wait_is_refused(open_buffer: Open) -> None:
     assert (await buffer.append([event(n) for n in range(10)])).accepted == 10
 
 
+async def test_a_shard_that_remembers_all_it_may_refuses_until_ids_expire(
+    open_buffer: Open,
+) -> None:
+    clock = Clock()
+    sizes = {"max_memory_bytes": 1 << 20, "recent_window": 1_000, "reservoir_size": 0}
+    buffer = open_buffer(clock, **sizes)
+    number = 0
+    while (status := await buffer.status()).counted_bytes < 1 << 20:
+        await buffer.append([event(n) for n in range(number, number + 100)])
+        number += 100
+    with pytest.raises(MemoryFull, match="the bound is 1048576"):
+        await buffer.append([event(number)])
+    assert 0 <= status.counted_bytes - (1 << 20) < 100 * 200
+    again = await restarted(buffer, open_buffer, **sizes)
+    assert (await again.history("u")).through_offset == number - 1
+    with pytest.raises(MemoryFull):
+        await again.append([event(number)])
+    await again.close()
+    clock.now_ms += 8 * DAY_MS
+    assert (await open_buffer(clock, **sizes).append([event(number)])).accepted == 1
+
+
 async def test_too_little_disk_space_is_refused_before_anything_is_written(
     open_buffer: Open,
 ) -> None:
@@ -166,6 +206,24 @@ async def test_too_little_disk_space_is_refused_before_anything_is_written(
     with pytest.raises(StorageFull):
         await buffer.append([event(1)])
     assert (await buffer.status()).num_events == 0
+
+
+async def test_a_compaction_that_waits_for_space_is_told_and_done_when_there_is_some(
+    open_buffer: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    buffer = open_buffer(segment_bytes=4_096)
+    free_bytes = 4_000  # enough for an append, not for a second copy of a segment
+    monkeypatch.setattr(
+        "actors.durable_files.shutil.disk_usage", lambda _: SimpleNamespace(free=free_bytes)
+    )
+    for first in range(0, 80, 10):
+        await buffer.append([event(n) for n in range(first, first + 10)])
+    await until(buffer, lambda status: "must stay free" in status.warning)
+    assert compacted(tmp_path) == []
+    free_bytes = 1 << 30
+    await buffer.append([event(80)])
+    await until(buffer, lambda status: not status.warning)
+    assert compacted(tmp_path)
 
 
 async def test_a_damaged_shard_is_up_says_failed_and_refuses(

@@ -3,11 +3,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from small_disk import small_disk
 from storage_fakes import FailingFsync, event
 
 from actors.checked_json import read_checked_json
 from actors.event_log import EventLog, event_batch
-from actors.messages import CorruptStorage, StorageError
+from actors.messages import CorruptStorage, StorageError, StorageFull
 
 
 def log_of(folder: Path, segment_bytes: int = 1 << 20) -> EventLog:
@@ -229,6 +230,37 @@ def test_the_arrow_file_goes_only_when_its_parquet_is_whole(tmp_path: Path) -> N
     with pytest.raises(CorruptStorage, match=parquet.name):
         log_of(tmp_path)
     assert arrow.read_bytes() == data
+
+
+def test_compaction_is_refused_before_it_writes_where_space_is_short(tmp_path: Path) -> None:
+    log = log_of(tmp_path, segment_bytes=4_096)
+    fill(log, 8)
+    [segment, *_] = log.compactable()
+    files = sorted(tmp_path.rglob("*"))
+    with pytest.raises(StorageFull, match="must stay free"):
+        log.compact(segment, min_free_bytes=1 << 60)
+    assert sorted(tmp_path.rglob("*")) == files
+    log.compact(segment)
+    assert ids(log) == expected(0, 80)
+
+
+def test_a_compaction_that_runs_out_of_space_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("actors.event_log.require_free_space", lambda *_: None)
+    with small_disk(tmp_path / "disk", size_mib=1) as disk:
+        log = log_of(disk.path, segment_bytes=4_096)
+        fill(log, 8)
+        [segment, *_] = log.compactable()
+        disk.fill()
+        with pytest.raises(StorageFull):
+            log.compact(segment)
+        assert disk.temporaries() == []
+        assert ids(log) == expected(0, 80)
+        disk.empty()
+        log.compact(segment)
+        assert ids(log) == expected(0, 80)
+        log.close()
 
 
 def test_a_torn_tail_before_another_segment_is_damage(tmp_path: Path) -> None:

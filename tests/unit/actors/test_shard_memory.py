@@ -1,3 +1,7 @@
+import itertools
+
+import numpy as np
+import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -30,3 +34,31 @@ def test_an_id_is_known_for_exactly_the_window(steps: list[tuple[int, int]], win
         if f"e-{number}" not in ids:
             ids.add(f"e-{number}", now)
             seen[f"e-{number}"] = now
+
+
+@given(st.lists(st.text(max_size=3)), st.integers(0, 20))
+def test_codes_of_many_texts_are_those_of_single_ones(texts: list[str], cut: int) -> None:
+    single, many = Vocabulary(), Vocabulary()
+    codes = [single.add(text) for text in texts]
+    found = [many.add_all(pa.array(part, pa.string())) for part in (texts[:cut], texts[cut:])]
+    assert np.concatenate(found).tolist() == codes
+    assert many.after(0) == single.after(0)
+    assert many.nbytes == single.nbytes
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 5)), max_size=30), st.integers(0, 30))
+def test_many_ids_are_remembered_as_single_ones(steps: list[tuple[int, int]], cut: int) -> None:
+    ids = [f"e-{number}" for number, _ in steps]
+    times = list(itertools.accumulate(elapsed for _, elapsed in steps))
+    single, many = RecentIds(10), RecentIds(10)
+    for event_id, time_ms in zip(ids, times, strict=True):
+        single.add(event_id, time_ms)
+    many.add_all(ids[:cut], times[:cut])
+    many.add_all(ids[cut:], times[cut:])
+    for now_ms in range(200):
+        for both in (single, many):
+            both.forget_old(now_ms)
+        known = {event_id: at for event_id, at in zip(ids, times, strict=True) if at >= now_ms - 10}
+        assert {i for i in ids if i in many} == {i for i in ids if i in single} == set(known)
+        assert many.nbytes == single.nbytes
+    assert many.nbytes == 0

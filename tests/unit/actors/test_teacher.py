@@ -1,7 +1,8 @@
-"""The guard acts in the loop: harm that was served is taken back, and not learned again."""
+"""The loop acts: harm that was served is taken back, and a full disk is waited out."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,10 +12,13 @@ import torch
 from local_teacher import World, job, taste_events
 
 from actors.lessons import Lesson, Restart
-from actors.teacher import Teacher
+from actors.messages import Manifest, StorageError, StorageFull, VersionInfo
+from actors.teacher import Teacher, when_there_is_space
 from recommender.events import Event
 from recommender.promotion import Decision, Verdict
 from recommender.training import Learner
+
+STORED = VersionInfo(Manifest(7, 6, 0, (0,), 0, 0, "round"), True, False, 100)
 
 
 @pytest.fixture
@@ -92,3 +96,30 @@ def test_a_served_version_that_does_no_harm_stays(
     assert isinstance(teacher.next_action(False), Lesson)
     assert world.store.current is not None
     assert world.store.current.manifest.version == 2
+
+
+def test_learning_waits_while_the_disk_is_full_and_says_so_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    num_refusals = 2
+
+    def publish() -> VersionInfo:
+        nonlocal num_refusals
+        num_refusals -= 1
+        if num_refusals >= 0:
+            raise StorageFull("1 byte is free")
+        return STORED
+
+    with caplog.at_level(logging.WARNING):
+        assert when_there_is_space(publish, pause_s=0.0) is STORED
+    assert [record.getMessage() for record in caplog.records] == [
+        "learning waits for disk space error=1 byte is free"
+    ]
+
+
+def test_another_failure_of_the_store_is_not_waited_out() -> None:
+    def publish() -> VersionInfo:
+        raise StorageError("fsync failed")
+
+    with pytest.raises(StorageError, match="fsync failed"):
+        when_there_is_space(publish)

@@ -23,6 +23,8 @@ def shard(next_offset: int, **changes: Any) -> dict[str, Any]:
         "pending_events": 0,
         "memory_bytes": 80_000_000,
         "cut_bytes": 0,
+        "warning": "",
+        "counted_bytes": 30_000_000,
     }
     return said | changes
 
@@ -72,8 +74,16 @@ def lines(model: dict[str, Any] | None = MODEL, **changes: Any) -> dict[str, Par
 def test_every_part_has_one_line_with_its_figures() -> None:
     assert [(line.part, line.state, line.figures) for line in lines().values()] == [
         ("serving", "RUNNING", "replicas: 2 running; version 3, staleness 2.5 s"),
-        ("event_buffer_0", "ready", "1,500 events of 12 users, 0 on the way to the disk, 80 MB"),
-        ("event_buffer_1", "ready", "20 events of 12 users, 0 on the way to the disk, 80 MB"),
+        (
+            "event_buffer_0",
+            "ready",
+            "1,500 events of 12 users, 0 on the way to the disk, 80 MB, 30 MB of them bounded",
+        ),
+        (
+            "event_buffer_1",
+            "ready",
+            "20 events of 12 users, 0 on the way to the disk, 80 MB, 30 MB of them bounded",
+        ),
         ("item_catalog", "ready", "40 items, all texts read, 740 MB"),
         ("item_statistics", "ready", "1,520 events counted, lag 0 events"),
         ("parameter_store", "ready", "head is version 3, 2 kept, 130 MB"),
@@ -104,6 +114,12 @@ def test_before_the_first_version_nothing_lags() -> None:
 def test_a_failed_shard_gives_its_reason_first() -> None:
     line = lines(event_buffer_1=shard(0, state="failed", reason="log damaged"))["event_buffer_1"]
     assert (line.state, line.figures.partition(";")[0]) == ("failed", "log damaged")
+
+
+def test_a_shard_that_cannot_compact_says_so_first() -> None:
+    line = lines(event_buffer_1=shard(20, warning="compaction failed: no space"))["event_buffer_1"]
+    assert line.state == "ready"
+    assert line.figures.startswith("compaction failed: no space; 20 events")
 
 
 def test_the_keepers_newest_deeds_come_first_and_are_few() -> None:

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -211,6 +213,54 @@ def test_windows_before_leave_the_event_out() -> None:
     assert [used(before, row) for row in range(3)] == [[], [0], [0, 1]]
     assert before.items_BT.shape == (3, 2)
     assert before.gaps_BT[2].tolist() == [0, gap_code(1)]
+
+
+@given(
+    stream=streams,
+    cuts=st.lists(st.integers(0, 60)),
+    length=st.integers(1, 20),
+    recent=st.integers(1, 20),
+    reservoir=st.integers(0, 10),
+)
+def test_many_events_at_once_are_the_same_as_one_after_the_other(
+    stream: Stream, cuts: list[int], length: int, recent: int, reservoir: int
+) -> None:
+    sizes = {"history_length": length, "recent_window": recent, "reservoir_size": reservoir}
+    one_by_one = memory_of(stream, **sizes)
+    at_once = ReplayMemory(**sizes)
+    offsets_N = np.arange(len(stream))
+    users_N, timestamps_s_N = np.array(stream).T
+    bounds = sorted({0, len(stream), *(cut for cut in cuts if cut < len(stream))})
+    for start, stop in itertools.pairwise(bounds):
+        part = slice(start, stop)
+        at_once.extend(
+            users_N[part],
+            offsets_N[part],
+            offsets_N[part] % 7,
+            timestamps_s_N[part] * 1_000,
+            offsets_N[part] + 5,
+            start,
+        )
+    assert at_once.nbytes == one_by_one.nbytes
+    assert at_once.num_events == one_by_one.num_events
+    for user in range(4):
+        assert np.array_equal(np.stack(at_once.history(user)), np.stack(one_by_one.history(user)))
+    after = at_once.first_recent_offset - 1
+    assert at_once.fresh(after, 60).windows.items_BT.tolist() == (
+        one_by_one.fresh(after, 60).windows.items_BT.tolist()
+    )
+    drawn, others = (
+        memory.sample(40, "uniform", 5.0, np.random.default_rng(0))
+        for memory in (at_once, one_by_one)
+    )
+    assert drawn.items_BT.tolist() == others.items_BT.tolist()
+
+
+def test_events_at_once_may_not_leave_a_gap() -> None:
+    memory = memory_of([(0, 1), (0, 2)])
+    one = np.zeros(1, np.int32)
+    with pytest.raises(ValueError, match="offset 3 does not follow 1"):
+        memory.extend(one, one, one, one, one, 3)
 
 
 def test_memory_is_bounded_however_many_events_come() -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 
 import httpx
 import pytest
 from serving_fakes import FakeActors, event, eventually, films, replica
+
+_JSON = {"Content-Type": "application/json"}
 
 
 @pytest.fixture
@@ -53,6 +56,29 @@ async def test_beyond_its_limit_a_replica_refuses_and_stays_alive(actors: FakeAc
         assert (await client.get("/healthz")).status_code == 200, "health is not gated"
         assert {answer.status_code for answer in await asyncio.gather(*waiting)} == {504}
         assert (await client.get("/v1/model")).status_code == 200, "its place is given back"
+
+
+async def test_a_body_that_is_still_to_come_takes_nobodys_place(actors: FakeActors) -> None:
+    arrive = asyncio.Event()
+
+    async def slow_body() -> AsyncIterator[bytes]:
+        yield b'{"user_id": '
+        await arrive.wait()
+        yield b'"anna"}'
+
+    async with replica(actors, max_ongoing_requests=1) as (_, client):
+        waiting = [
+            asyncio.create_task(client.post("/v1/recommend", content=slow_body(), headers=_JSON))
+            for _ in range(5)
+        ]
+        await asyncio.sleep(0.05)
+        answer = await client.post("/v1/recommend", json={"user_id": "anna"})
+        assert answer.status_code == 200
+        arrive.set()
+        statuses = {late.status_code for late in await asyncio.gather(*waiting)}
+        assert 200 in statuses
+        assert statuses <= {200, 503}
+        assert (await client.get("/v1/model")).status_code == 200, "all places are given back"
 
 
 async def test_an_unexpected_error_is_told_without_its_text(

@@ -8,7 +8,7 @@ import httpx
 import pytest
 from serving_fakes import NOW_MS, FakeActors, event, eventually, film, films, replica
 
-from actors.messages import BufferFull, ShardUnavailable, StorageError, StorageFull
+from actors.messages import BufferFull, MemoryFull, ShardUnavailable, StorageError, StorageFull
 from serve_app import answers
 
 
@@ -210,6 +210,7 @@ async def test_without_the_history_shard_the_answer_is_degraded_and_still_comes(
     ("error", "status", "slug"),
     [
         (BufferFull("full"), 429, "buffer-full"),
+        (MemoryFull("full"), 503, "memory-full"),
         (ShardUnavailable("gone"), 503, "shard-unavailable"),
         (StorageFull("disk"), 503, "storage-full"),
         (StorageError("fsync"), 503, "storage-error"),
