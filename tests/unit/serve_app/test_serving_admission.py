@@ -9,7 +9,6 @@ import httpx
 import pytest
 from serving_fakes import FakeActors, event, eventually, films, replica
 
-
 _JSON = {"Content-Type": "application/json"}
 
 
