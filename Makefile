@@ -13,10 +13,10 @@ export RHEOS_DATA_DIR
 # Files of tests that need no Ray run side by side.
 PARALLEL := --numprocesses=logical --maxprocesses=8 --dist=loadfile
 
-.PHONY: help demo test check unit http slow-clients actor durability e2e chaos up down bench setup clean
+.PHONY: help demo test check unit http load actor durability e2e chaos up down bench setup clean
 
 help: ## Show what can be made
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
 
 setup: $(READY) ## Make .venv with the tested versions
 
@@ -44,8 +44,10 @@ unit: $(READY) ## Unit tests only
 http: $(READY) ## Bad requests and made-up ones; RHEOS_HTTP_EXAMPLES=7000 is the long form
 	$(BIN)/pytest $(PARALLEL) tests/http
 
-slow-clients: $(READY) ## 5,000 slow connections for a minute
+load: $(READY) ## 5,000 slow connections, ten times the capacity, a user with a million events
 	RHEOS_SLOW_CLIENTS=5000 RHEOS_ATTACK_S=60 $(BIN)/pytest tests/http/test_slow_and_large.py
+	RHEOS_OVERLOAD_S=60 $(BIN)/pytest tests/http/test_overload.py
+	RHEOS_ONE_USERS_EVENTS=1000000 $(BIN)/pytest tests/actor/test_bounds.py --timeout 600
 
 actor: $(READY) ## Tests of the actors on a local Ray
 	$(BIN)/pytest tests/actor

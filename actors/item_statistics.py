@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import psutil
 from numpy.typing import NDArray
 
 from actors.event_buffer_client import EventBufferClient
@@ -138,6 +139,7 @@ class ItemStatistics:
             "num_items": self._counters.num_items,
             "counters_through": list(self._through),
             "last_error": self._last_error,
+            "memory_bytes": psutil.Process().memory_info().rss,
         }
 
     def _watermark(self) -> Watermark:

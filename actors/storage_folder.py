@@ -72,8 +72,13 @@ class StorageFolder:
         return cls(path, epoch, lock)
 
     def check_is_ours(self) -> None:
-        """Raise `StorageError` if another process claimed the folder since."""
-        epoch = read_checked_json(self.path / _EPOCH)["epoch"]
+        """Raise `StorageError` if another process claimed the folder since, or may have."""
+        try:
+            epoch = read_checked_json(self.path / _EPOCH)["epoch"]
+        except CorruptStorage as error:
+            if isinstance(error.__cause__, OSError):
+                raise StorageError(f"whether {self.path} is still ours: {error}") from error
+            raise
         if epoch != self.epoch:
             raise StorageError(
                 f"{self.path} was claimed by another process: epoch {epoch}, ours is {self.epoch}"

@@ -84,6 +84,7 @@ def _statistics(said: Mapping[str, Any], ends: list[int]) -> str:
     text = f"{said['num_counted']:,} events counted, lag {_lag(ends, said['counters_through'])}"
     if unknown := said["num_unknown"]:
         text += f", {unknown:,} of unknown items"
+    text += f", {_megabytes(said)}"
     return f"{said['last_error']}; {text}" if said["last_error"] else text
 
 

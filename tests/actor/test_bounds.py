@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -122,3 +123,29 @@ async def seconds_to_recommend(traffic: Traffic) -> float:
     started_s = time.monotonic()
     await traffic.recommend()
     return time.monotonic() - started_s
+
+
+async def test_without_file_handles_events_are_refused_until_there_are_some(
+    start: Starter, storage: StorageSettings
+) -> None:
+    client, shard = await started_shard(start, storage, segment_bytes=4_096)
+    async with traffic_on(client) as traffic:
+        assert await traffic.run(3) == 3
+        allow_files(shard, 3)
+        assert await traffic.run(10) == 0
+        allow_files(shard, 4_096)
+        assert await traffic.run(3) == 3
+    assert set(traffic.refused) == {(503, "/problems/storage-error", "1")}
+    assert set(traffic.recommended) == {(200, False)}
+    start.end_all()
+    assert logged_ids(storage.data_dir) == Counter(traffic.acknowledged)
+
+
+def allow_files(shard: Any, number: int) -> None:
+    """Let a shard's process have so many files open; 3 are fewer than it has."""
+
+    def set_limit(_: Any) -> None:
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(number, hard), hard))
+
+    ray.get(shard.__ray_call__.remote(set_limit), timeout=20)

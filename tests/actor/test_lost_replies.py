@@ -71,16 +71,17 @@ async def send_until_acknowledged(folder: Path) -> dict[str, int]:
             Event(f"e-{n}", "u", f"i-{n % 7}", "click", 1.0, n)
             for n in range(first, first + _BATCH)
         ]
-        while True:
+        is_acknowledged = False
+        while not is_acknowledged:
             try:
                 result = await client.append(events)
             except ShardUnavailable:
                 told["failed_calls"] += 1
                 await asyncio.sleep(0.05)
             else:
-                break
-        told["accepted"] += result.accepted
-        told["duplicates"] += result.duplicates
+                is_acknowledged = True
+                told["accepted"] += result.accepted
+                told["duplicates"] += result.duplicates
     ray.kill(shard)
     log = EventLog(folder / "events" / "shard-0", segment_bytes=1 << 20)
     logged = [i for batch in log.read() for i in batch.column("event_id").to_pylist()]

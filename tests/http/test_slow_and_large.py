@@ -1,6 +1,6 @@
 """Clients that are slow, and bodies that are too large, in front of HAProxy and a real replica.
 
-`make slow-clients` is the whole form.
+`make load` is the whole form.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import uvicorn
 from serving_fakes import FakeActors, films, service_over
@@ -44,10 +45,10 @@ class ServedReplica:
 
 
 @contextmanager
-def served_replica() -> Iterator[ServedReplica]:
-    """Serve until the block ends."""
+def served_replica(**changes: Any) -> Iterator[ServedReplica]:
+    """Serve until the block ends; `changes` are serving settings."""
     replica = ServedReplica(FakeActors(films(12)))
-    service = service_over(replica.actors)
+    service = service_over(replica.actors, **changes)
 
     def measured(route: str, status: int, duration_s: float) -> None:
         replica.measured.append(status)

@@ -46,6 +46,7 @@ def actors(**changes: Any) -> dict[str, Any]:
             "num_unknown": 0,
             "counters_through": [1_499, 19],
             "last_error": "",
+            "memory_bytes": 90_000_000,
         },
         "parameter_store": {
             "state": "ready",
@@ -85,7 +86,7 @@ def test_every_part_has_one_line_with_its_figures() -> None:
             "20 events of 12 users, 0 on the way to the disk, 80 MB, 30 MB of them bounded",
         ),
         ("item_catalog", "ready", "40 items, all texts read, 740 MB"),
-        ("item_statistics", "ready", "1,520 events counted, lag 0 events"),
+        ("item_statistics", "ready", "1,520 events counted, lag 0 events, 90 MB"),
         ("parameter_store", "ready", "head is version 3, 2 kept, 130 MB"),
         ("keeper", "ready", "watches 2 actors, 0 deeds"),
         ("training", "RUNNING", "rheos-training-7, weights lag 30 events"),
