@@ -12,6 +12,8 @@ RHEOS_DATA_DIR ?= ../shared/data
 export RHEOS_DATA_DIR
 # Files of tests that need no Ray run side by side.
 PARALLEL := --numprocesses=logical --maxprocesses=8 --dist=loadfile
+# Its tests share one name, of which pytest-xdist would run one only.
+ONE_BY_ONE := tests/http/test_schemathesis.py
 
 .PHONY: help demo test check unit http load actor durability e2e chaos up down bench setup clean
 
@@ -35,14 +37,14 @@ check: $(READY) ## Lint, types, imports, unit, HTTP, actor and durability tests
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest $(PARALLEL) tests/unit tests/http tests/durability
-	$(BIN)/pytest tests/actor
+	$(BIN)/pytest $(PARALLEL) --ignore=$(ONE_BY_ONE) tests/unit tests/http tests/durability
+	$(BIN)/pytest $(ONE_BY_ONE) tests/actor
 
 unit: $(READY) ## Unit tests only
 	$(BIN)/pytest $(PARALLEL) tests/unit
 
 http: $(READY) ## Bad requests and made-up ones; RHEOS_HTTP_EXAMPLES=7000 is the long form
-	$(BIN)/pytest $(PARALLEL) tests/http
+	$(BIN)/pytest tests/http
 
 load: $(READY) ## 5,000 slow connections, ten times the capacity, a user with a million events
 	RHEOS_SLOW_CLIENTS=5000 RHEOS_ATTACK_S=60 $(BIN)/pytest tests/http/test_slow_and_large.py
