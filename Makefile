@@ -10,8 +10,8 @@ KILLS ?=
 SEEDS ?= 0
 RHEOS_DATA_DIR ?= ../shared/data
 export RHEOS_DATA_DIR
-# Files of tests that need no Ray run side by side.
-PARALLEL := --numprocesses=logical --maxprocesses=8 --dist=loadfile
+# Files of tests that need no Ray run side by side, each on one thread.
+PARALLEL := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses=logical --maxprocesses=8 --dist=loadfile
 # Its tests share one name, of which pytest-xdist would run one only.
 ONE_BY_ONE := tests/http/test_schemathesis.py
 
@@ -37,11 +37,11 @@ check: $(READY) ## Lint, types, imports, unit, HTTP, actor and durability tests
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest $(PARALLEL) --ignore=$(ONE_BY_ONE) tests/unit tests/http tests/durability
+	$(PARALLEL) --ignore=$(ONE_BY_ONE) tests/unit tests/http tests/durability
 	$(BIN)/pytest $(ONE_BY_ONE) tests/actor
 
 unit: $(READY) ## Unit tests only
-	$(BIN)/pytest $(PARALLEL) tests/unit
+	$(PARALLEL) tests/unit
 
 http: $(READY) ## Bad requests and made-up ones; RHEOS_HTTP_EXAMPLES=7000 is the long form
 	$(BIN)/pytest tests/http
@@ -55,7 +55,7 @@ actor: $(READY) ## Tests of the actors on a local Ray
 	$(BIN)/pytest tests/actor
 
 durability: $(READY) ## Tests that crash the disk in every way and read it again
-	$(BIN)/pytest $(PARALLEL) tests/durability
+	$(PARALLEL) tests/durability
 
 e2e: $(READY) ## Tests of the whole system over HTTP
 	$(BIN)/pytest tests/e2e

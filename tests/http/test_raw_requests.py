@@ -98,9 +98,10 @@ def in_one_chunk(body: bytes) -> bytes:
     return b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
 
 
-def two_mebibytes(_: bytes) -> bytes:
-    """Blanks, 64 KiB a chunk."""
-    return (b"10000\r\n" + b" " * 65_536 + b"\r\n") * 32 + b"0\r\n\r\n"
+def two_mebibytes_in_chunks(_: bytes) -> bytes:
+    """Blanks, 64 KiB a chunk, whose length nothing announces."""
+    chunk = b"10000\r\n" + b" " * 65_536 + b"\r\n"
+    return chunked(TE, body=lambda _: 32 * chunk + b"0\r\n\r\n")(b"")
 
 
 SMUGGLED = b"POST /v1/smuggled HTTP/1.1\r\nHost: rheos\r\nContent-Length: 0\r\n\r\n"
@@ -127,7 +128,7 @@ ROWS = [
     row(6, "other-case", BY_UVICORN, NO_METHOD, line=b"post /v1/events" + HEAD),
     row(6, "connect", BY_UVICORN, BY_HAPROXY, line=b"CONNECT hunter2:443" + HEAD),
     row(7, "announced", TOO_LARGE, problem("body-too-large", 0), chunked(b"Content-Length: 1048577", body=lambda _: b"")),
-    row(7, "chunked", TOO_LARGE, TOO_LARGE, chunked(TE, body=two_mebibytes)),
+    row(7, "chunked", TOO_LARGE, TOO_LARGE, two_mebibytes_in_chunks),
     row(44, "length-then-chunked", BY_UVICORN, TAKEN, chunked(b"Content-Length: 4", TE, body=lambda event: in_one_chunk(event) + SMUGGLED)),
     row(44, "chunked-then-length", BY_UVICORN, problem("malformed-json"), chunked(TE, b"Content-Length: 5", body=lambda _: b"0\r\n\r\n" + SMUGGLED)),
     row(45, "two-lengths", BY_UVICORN, BY_HAPROXY, more=(b"Content-Length: 5",)),
@@ -197,7 +198,9 @@ def comes_to(row: Row, port: int, replica: ServedReplica, expected: Outcome) -> 
     assert last.headers["connection"] == "close"
     assert b"hunter2" not in last.body
     if expected.slug:
-        is_problem(last, expected.slug, has_body="head" not in row.name)
+        # Who goes on sending may be cut off before the whole answer is there.
+        was_cut_off = row.sent is two_mebibytes_in_chunks and not last.body
+        is_problem(last, expected.slug, has_body="head" not in row.name and not was_cut_off)
 
 
 def is_problem(answer: Answer, slug: str, has_body: bool) -> None:
