@@ -32,8 +32,9 @@ NUM_SLOW = int(os.environ.get("RHEOS_SLOW_CLIENTS", "600"))
 ATTACK_S = float(os.environ.get("RHEOS_ATTACK_S", "9"))
 ATTACKER = "127.0.0.9"
 MAX_BODY_BYTES = ServingSettings().max_body_bytes
-_SOCKET_BUFFERS = 4 << 20
-"""What kernels and HAProxy may hold of a body on its way, beside what is read of it."""
+_SOCKET_BUFFERS = 32 << 20
+"""What kernels and HAProxy may hold of a body on its way, beside what is read of it: receive
+buffers grow as long as somebody sends, up to `net.ipv4.tcp_rmem`."""
 
 pytestmark = [
     pytest.mark.timeout(60 + 3 * ATTACK_S),
