@@ -24,7 +24,7 @@ from recommender.settings import (
     TextTuningSettings,
     TrainingSettings,
 )
-from recommender.windows import Windows, concatenate, select
+from recommender.windows import Windows, concatenate, firsts_first, select
 
 
 class TrainingJobSettings(Section):
@@ -104,20 +104,17 @@ def newest_windows(
         return None
     windows = concatenate([select(part.events.windows, may_N) for part, may_N in learned])
     times_N = np.concatenate([part.events.acknowledged_ms_N[may_N] for part, may_N in learned])
-    users = [
-        (part.shard, user)
-        for part, may_N in learned
-        for user in part.events.users_N[may_N].tolist()
-    ]
+    num_shards = 1 + max(part.shard for part, _ in learned)
+    users_N = np.concatenate(
+        [
+            # Codes of users are those of their shard.
+            part.events.users_N[may_N].astype(np.int64) * num_shards + part.shard
+            for part, may_N in learned
+        ]
+    )
     # Events of one append share a time; the later one of them comes first too.
     newest_first = np.argsort(times_N, kind="stable")[::-1]
-    seen: set[tuple[int, int]] = set()
-    latest: list[int] = []
-    others: list[int] = []
-    for row in newest_first.tolist():
-        (others if users[row] in seen else latest).append(row)
-        seen.add(users[row])
-    return select(windows, np.array(latest + others)[:num_windows])
+    return select(windows, newest_first[firsts_first(users_N[newest_first])][:num_windows])
 
 
 def held_out_events(

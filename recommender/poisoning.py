@@ -233,9 +233,9 @@ class _Run:
     def _read(self, start: int, stop: int) -> tuple[FreshEvents, FreshEvents]:
         """The next events that teach, and those that are counted."""
         data, part = self._data, slice(start, stop)
-        columns = (data.users_N, data.rows_N, data.feedback_N, data.timestamps_ms_N)
-        for event in zip(*(column[part].tolist() for column in columns), strict=True):
-            self._memory.append(*event)
+        self._memory.extend(
+            data.users_N[part], data.rows_N[part], data.feedback_N[part], data.timestamps_ms_N[part]
+        )
         fresh = self._memory.fresh(start - 1, stop - start)
         if self._defence.filters is None:
             return fresh, fresh

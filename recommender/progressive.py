@@ -269,9 +269,9 @@ class _Evaluation:
     def _append(self, start: int, stop: int) -> FreshEvents:
         """Take events into the memory; those that may teach come back."""
         data, part = self._dataset, slice(start, stop)
-        columns = (data.users_N, data.rows_N, data.feedback_N, data.timestamps_ms_N)
-        for event in zip(*(column[part].tolist() for column in columns), strict=True):
-            self._memory.append(*event)
+        self._memory.extend(
+            data.users_N[part], data.rows_N[part], data.feedback_N[part], data.timestamps_ms_N[part]
+        )
         fresh = self._memory.fresh(start - 1, stop - start)
         if self._settings.filters == NO_FILTERS:
             return fresh

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recommender.hold_out import EVERYTHING, LeaveOut
-from recommender.windows import PAD, FreshEvents, Windows
+from recommender.windows import PAD, FreshEvents, Windows, firsts_first
 
 Strategy = Literal["uniform", "recency", "mix"]
 
@@ -167,14 +167,16 @@ class ReplayMemory:
         items_N: NDArray[np.integer[Any]],
         feedback_N: NDArray[np.integer[Any]],
         timestamps_ms_N: NDArray[np.integer[Any]],
-        acknowledged_ms_N: NDArray[np.integer[Any]],
-        first_offset: int,
+        acknowledged_ms_N: NDArray[np.integer[Any]] | int = 0,
+        first_offset: int | None = None,
     ) -> None:
         """Take many events in: the same as `append` of each, some times faster.
 
         Raises:
             ValueError: If `first_offset` does not continue the last one (the first may be any).
         """
+        if first_offset is None:
+            first_offset = self.next_offset
         self._check_follows(first_offset)
         num_new = len(users_N)
         if not num_new:
@@ -269,12 +271,9 @@ class ReplayMemory:
             users_N = self._recent(offsets_N)["user"]
             offsets_N = offsets_N[leave_out.may_learn(users_N, offsets_N)]
         num_after = int((offsets_N > after_offset).sum())
-        users_N = self._recent(offsets_N[:num_after])["user"]
-        latest = np.sort(np.unique(users_N, return_index=True)[1])[:n]
-        # n of the newest that are no one's latest lie within the first n + len(latest).
-        others = np.setdiff1d(np.arange(min(len(offsets_N), n + len(latest))), latest)
-        chosen = np.concatenate([latest, others])[:n]
-        return self._windows(self._recent(offsets_N[chosen]))
+        after = firsts_first(self._recent(offsets_N[:num_after])["user"])
+        chosen_N = np.concatenate([offsets_N[after], offsets_N[num_after:]])[:n]
+        return self._windows(self._recent(chosen_N))
 
     def _check_follows(self, offset: int) -> None:
         if offset != self.next_offset and self.num_events:

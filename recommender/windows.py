@@ -102,12 +102,16 @@ def select(windows: Windows, rows: NDArray[np.int64] | NDArray[np.bool_] | slice
     )
 
 
+def firsts_first(users_N: NDArray[np.integer[Any]]) -> NDArray[np.intp]:
+    """Places in a list of users: the first of each user, in order, then the others, in order."""
+    firsts = np.sort(np.unique(users_N, return_index=True)[1])
+    return np.concatenate([firsts, np.setdiff1d(np.arange(len(users_N)), firsts)])
+
+
 def newest_of(fresh: FreshEvents, num_windows: int) -> Windows:
     """Windows of fresh events: each user's latest first, then the others, newest first."""
-    _, latest = np.unique(fresh.users_N[::-1], return_index=True)
-    latest = len(fresh) - 1 - np.sort(latest)
-    others = np.setdiff1d(np.arange(len(fresh)), latest)[::-1]
-    return select(fresh.windows, np.concatenate([latest, others])[:num_windows])
+    newest_first = len(fresh) - 1 - firsts_first(fresh.users_N[::-1])
+    return select(fresh.windows, newest_first[:num_windows])
 
 
 def concatenate(parts: list[Windows]) -> Windows:
