@@ -10,7 +10,6 @@ writes JSON and a picture.
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.measured import Curve, Curves, environment, text_vectors
+from benchmarks.measured import Curve, Curves, save, text_vectors
 from recommender.progressive import EvaluationSettings, evaluate
 from recommender.settings import GuardSettings
 from recommender.simulator import SimulatorSettings, simulate
@@ -85,8 +84,7 @@ def main() -> None:
     console.print(_table(rows, spans))
     for run in runs:
         console.print(f"{run.variant}, seed {run.seed}: {', '.join(run.decisions) or 'no alarm'}")
-    document = {
-        "environment": environment("benchmarks.drift"),
+    results = {
         "world": _world(arguments, 0, spans.drift_at).model_dump(mode="json"),
         "window": spans.window,
         "rows": rows,
@@ -94,12 +92,10 @@ def main() -> None:
             {"variant": r.variant, "seed": r.seed, "decisions": r.decisions} for r in runs
         ],
     }
-    console.print_json(json.dumps(document["environment"]))
-    arguments.out.mkdir(parents=True, exist_ok=True)
     path = arguments.out / "drift.json"
-    path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    _draw(runs, rows, spans, arguments.out / "drift.png")
-    console.print(f"report: {path}, {path.with_suffix('.png')}")
+    save("benchmarks.drift", results, path, console)
+    _draw(runs, rows, spans, path.with_suffix(".png"))
+    console.print(f"picture: {path.with_suffix('.png')}")
 
 
 def _arguments() -> argparse.Namespace:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 from collections.abc import Mapping
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.console import Console
 
 from cluster.machine import machine
 from recommender.datasets import Dataset
@@ -42,6 +45,15 @@ def text_vectors(dataset: Dataset) -> NDArray[np.float32]:
 def environment(module: str) -> dict[str, Any]:
     """Command, machine and versions."""
     return {"command": shlex.join(["python", "-m", module, *sys.argv[1:]]), **machine()}
+
+
+def save(module: str, results: Mapping[str, Any], path: Path, console: Console) -> None:
+    """Write a benchmark's report, and print what it ran on and where it is."""
+    document = {"environment": environment(module), **results}
+    console.print_json(json.dumps(document["environment"]))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    console.print(f"report: {path}")
 
 
 @cache

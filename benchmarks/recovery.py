@@ -28,7 +28,7 @@ from rich.table import Table
 
 from actors.event_buffer import EventBuffer
 from actors.settings import BufferSettings, StorageSettings
-from benchmarks.measured import environment
+from benchmarks.measured import save
 from recommender.events import Event
 
 MIN_EVENTS_PER_S = 200_000
@@ -67,17 +67,13 @@ def main() -> None:
             rows[batch] = [_opened_elsewhere(Path(folder)) for _ in range(arguments.opens)]
     console = Console(width=140)
     console.print(_table(rows))
-    document = {
-        "environment": environment(_MODULE),
+    results = {
         "rows": [
             {"events_per_write": batch, "opens": [asdict(opened) for opened in opens]}
             for batch, opens in rows.items()
         ],
     }
-    console.print_json(json.dumps(document["environment"]))
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    console.print(f"report: {arguments.out}")
+    save(_MODULE, results, arguments.out, console)
 
 
 def _arguments() -> argparse.Namespace:

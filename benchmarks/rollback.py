@@ -10,7 +10,6 @@ stream. The row `no burst` is the noise: two clean runs that differ in the model
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections import Counter
 from dataclasses import asdict, dataclass
@@ -22,7 +21,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.measured import Curve, Curves, environment, text_vectors
+from benchmarks.measured import Curve, Curves, save, text_vectors
 from recommender.bursts import BURST_KINDS, Burst, BurstKind, burst
 from recommender.datasets import Dataset, read_dataset
 from recommender.evaluation_settings import EvaluationSettings
@@ -97,14 +96,8 @@ def main() -> None:
             rows.append(_row(arguments, kind, name, attacked, clean))
             print(rows[-1], file=sys.stderr, flush=True)
     console.print(_table(rows, arguments))
-    document = {
-        "environment": environment("benchmarks.rollback"),
-        "rows": [asdict(row) for row in rows],
-    }
-    console.print_json(json.dumps(document["environment"]))
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    console.print(f"report: {arguments.out}")
+    results = {"rows": [asdict(row) for row in rows]}
+    save("benchmarks.rollback", results, arguments.out, console)
 
 
 def _arguments() -> argparse.Namespace:
