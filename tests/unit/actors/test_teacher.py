@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -49,21 +49,31 @@ def slip_through(teacher: Teacher, learner: Learner, monkeypatch: pytest.MonkeyP
     return teacher.lineage.head
 
 
-def test_a_served_version_that_does_harm_goes_by_itself_and_what_it_learned_is_left_out(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def second_version(
+    world: World, monkeypatch: pytest.MonkeyPatch, change: Callable[[Learner], None] | None = None
+) -> tuple[Teacher, Learner]:
+    """A teacher whose second version is served, as it was learned or changed."""
     teacher, learner = world.warmed_up(job(), visits(0, 400), num_steps=600)
     world.append(visits(400, 460))
     assert isinstance(teacher.next_action(False), Lesson)
-    spoil(learner)
+    if change is not None:
+        change(learner)
     assert slip_through(teacher, learner, monkeypatch) == 2
     assert world.store.current is not None
     assert world.store.current.manifest.version == 2
+    return teacher, learner
+
+
+def test_a_served_version_that_does_harm_goes_by_itself_and_what_it_learned_is_left_out(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teacher, learner = second_version(world, monkeypatch, spoil)
 
     world.append(visits(460, 860))
     action = teacher.next_action(False)
 
     assert isinstance(action, Restart)
+    assert world.store.current is not None
     assert world.store.current.manifest.version == 1
     assert world.store.current.reason.startswith("rolled back: progressive NDCG@10 over")
     assert action.state is not None
@@ -88,10 +98,7 @@ def test_a_served_version_that_does_harm_goes_by_itself_and_what_it_learned_is_l
 def test_a_served_version_that_does_no_harm_stays(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    teacher, learner = world.warmed_up(job(), visits(0, 400), num_steps=600)
-    world.append(visits(400, 460))
-    assert isinstance(teacher.next_action(False), Lesson)
-    slip_through(teacher, learner, monkeypatch)
+    teacher, _ = second_version(world, monkeypatch)
     world.append(visits(460, 860))
     assert isinstance(teacher.next_action(False), Lesson)
     assert world.store.current is not None
