@@ -14,8 +14,6 @@ from serve_app.problem_types import PROBLEM_TYPES
 from serve_app.settings import ServingSettings
 
 _CLIENT_TIMEOUT_S = 60.0
-_SERVER_MARGIN_S = 1.0
-_ITEMS_MARGIN_S = 5.0
 _PROBLEMS = {
     400: ("malformed-request", "the request is not HTTP, or its headers are too large"),
     408: ("request-timeout", "the request did not arrive in time"),
@@ -29,14 +27,14 @@ _PROBLEMS = {
 
 def limits_of(serving: ServingSettings) -> IngressLimits:
     """The ingress's part of the serving settings."""
-    items_timeout_s = max(serving.deadline_s, serving.items_deadline_s) + _ITEMS_MARGIN_S
+    items_timeout_s = max(serving.deadline_s, serving.items_deadline_s)
     return IngressLimits(
         max_body_bytes=serving.max_body_bytes,
         max_connections_per_address=serving.max_connections_per_address,
         header_timeout_s=serving.header_timeout_s,
         client_timeout_s=max(_CLIENT_TIMEOUT_S, items_timeout_s),
-        # The replica answers 504 by itself; these are for one that hangs.
-        server_timeout_s=serving.deadline_s + _SERVER_MARGIN_S,
+        # The replica answers 504 by itself, and earlier; these are for one that hangs.
+        server_timeout_s=serving.deadline_s,
         items_timeout_s=items_timeout_s,
     )
 

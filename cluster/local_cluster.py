@@ -30,6 +30,7 @@ from cluster.processes import (
     MARKER,
     end_processes,
     free_port,
+    is_alive,
     port_holder,
     wait_until,
 )
@@ -69,10 +70,7 @@ class ClusterRecord:
         """Whether the process that holds the cluster still runs (and is not another by that id)."""
         try:
             process = psutil.Process(self.pid)
-            return (
-                abs(process.create_time() - self.started_s) < 2.0
-                and process.status() != psutil.STATUS_ZOMBIE
-            )
+            return abs(process.create_time() - self.started_s) < 2.0 and is_alive(process)
         except psutil.NoSuchProcess:
             return False
 
@@ -196,7 +194,7 @@ def _launch(settings: Settings, mark: str) -> ClusterRecord:
     settings_path.write_text(settings.model_dump_json(indent=1), encoding="utf-8")
     port, dashboard_port = free_port(), free_port(settings.cluster.dashboard_port)
     command = [
-        *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"),
+        *(sys.executable, "-m", "cluster.head", "--head"),
         "--node-ip-address=127.0.0.1",
         f"--port={port}",
         f"--num-cpus={settings.cluster.num_cpus}",
@@ -255,6 +253,7 @@ def _ray_environment(settings: Settings, run_dir: Path, token_path: Path) -> dic
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token_path),
         "RAY_USAGE_STATS_ENABLED": "0",
+        **_control_store(run_dir),
         "RAY_TRAIN_V2_ENABLED": "1",
         # A hung training worker is noticed after this long; Ray's own default is 600 s.
         "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "30",
@@ -288,8 +287,20 @@ def _ray_environment(settings: Settings, run_dir: Path, token_path: Path) -> dic
             # A killed HAProxy is back in seconds; the default takes half a minute.
             "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "0.5",
             "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "2",
+            # Until then it may start: on a busy machine the default of 5 s ends it, and the start.
+            "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30",
         }
     return environment
+
+
+def _control_store(run_dir: Path) -> dict[str, str]:
+    """Variables with which Ray's control store (GCS) finds its state again after its death.
+
+    Not across starts of the cluster: a new one shall find no actors of the last one.
+    """
+    if sys.platform != "linux":
+        return {}
+    return {"RAY_gcs_storage": "rocksdb", "RAY_gcs_storage_path": str(run_dir / "gcs")}
 
 
 def has_haproxy() -> bool:

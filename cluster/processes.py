@@ -28,11 +28,19 @@ def marked_processes(mark: str) -> list[psutil.Process]:
         if process.pid == os.getpid():
             continue
         try:
-            if process.status() != psutil.STATUS_ZOMBIE and _carries(process, mark):
+            if is_alive(process) and _carries(process, mark):
                 found.append(process)
         except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
             continue  # gone, or another user's: not ours to look at
     return found
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """Whether a process runs; one that ended and that nobody waited for does not."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _carries(process: psutil.Process, mark: str) -> bool:

@@ -42,6 +42,7 @@ from serve_app.schemas import (
     validate_body,
 )
 from serve_app.service import RecommenderService
+from serve_app.settings import replica_deadline_s
 
 
 def _plain_digits(text: str) -> int:
@@ -81,9 +82,9 @@ def build_api(service: RecommenderService) -> FastAPI:
         limits=AdmissionLimits(
             max_ongoing_requests=settings.max_ongoing_requests,
             max_body_bytes=settings.max_body_bytes,
-            deadline_s=settings.deadline_s,
+            deadline_s=replica_deadline_s(settings.deadline_s),
             slow_requests=frozenset({("PUT", "/v1/items")}),
-            slow_deadline_s=settings.items_deadline_s,
+            slow_deadline_s=replica_deadline_s(settings.items_deadline_s),
         ),
         on_answer=lambda path, status, duration_s: service.telemetry.answered(
             _route_of(path), status, duration_s

@@ -9,6 +9,11 @@ from pydantic import Field, model_validator
 from recommender.settings import BlendSettings, ModelSettings, Section
 
 
+def replica_deadline_s(deadline_s: float) -> float:
+    """When a replica answers 504 by itself; the rest of the time is for HAProxy, if it hangs."""
+    return 0.9 * deadline_s
+
+
 class ServingSettings(Section):
     """The Serve deployment and its HTTP limits."""
 
@@ -29,7 +34,7 @@ class ServingSettings(Section):
     cpus_per_replica: float = Field(default=1.0, gt=0.0)
     """Logical CPUs a replica reserves."""
     deadline_s: float = Field(default=2.0, gt=0.0, le=60.0)
-    """Time after which a request is answered 504."""
+    """Time within which a request is answered, 504 at the latest."""
     items_deadline_s: float = Field(default=10.0, gt=0.0, le=600.0)
     """The same for `PUT /v1/items`, which waits a moment for BERT to read the texts."""
     actor_timeout_s: float = Field(default=10.0, gt=0.0, le=600.0)

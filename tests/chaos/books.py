@@ -202,6 +202,7 @@ class Answers:
         failed_twice: Requests whose retry failed as well.
         by_status: Tries by status; 0 is no answer at all.
         longest_gap_s: Longest time between two recommendations.
+        longest_wait_s: Longest time that a client waited for an answer of any kind.
     """
 
     asked: int
@@ -209,6 +210,7 @@ class Answers:
     failed_twice: int
     by_status: dict[int, int]
     longest_gap_s: float
+    longest_wait_s: float
 
     @classmethod
     def of(cls, replies: Sequence[Reply]) -> Answers:
@@ -221,6 +223,7 @@ class Answers:
             failed_twice=sum(reply.status != 200 for reply in replies if reply.is_retry),
             by_status=dict(Counter(reply.status for reply in replies)),
             longest_gap_s=round(longest_gap_s(answered_s), 2),
+            longest_wait_s=round(max((r.told_s - r.asked_s for r in replies), default=0.0), 2),
         )
 
     @property

@@ -29,6 +29,8 @@ PARTS: Mapping[str, str] = {
     "replica": r"ray::ServeReplica",
     "Serve controller": r"ray::ServeController",
     "HAProxy": r"\S+/haproxy ",
+    "control store (GCS)": r"\S+/gcs_server ",
+    "dashboard": r"\S*python\S* \S+/dashboard\.py ",
     "train worker": r"ray::RayTrainWorker",
     "train controller": r"ray::TrainController",
     "job driver": r"\S*python\S* -m cluster\.train_job",

@@ -22,11 +22,12 @@ from rich.console import Console
 from training_watch import TrainingWatch
 from under_load import KEEP_VERSIONS, play, show
 
+GCS = "control store (GCS)"
 KILLS = int(os.environ.get("RHEOS_CHAOS_KILLS", "0"))
 SEEDS = [int(seed) for seed in os.environ.get("RHEOS_CHAOS_SEEDS", "0").split(",")]
 SHORT = (
     *("EventBuffer", "ParameterStore", "Keeper", "replica"),
-    *("Serve controller", "HAProxy", "train worker", "job driver"),
+    *("Serve controller", "HAProxy", GCS, "train worker", "job driver"),
 )
 MAX_HAPROXY_OUTAGE_S = 20.0
 """The goal is 6 s; a busy machine must not turn the test red."""
@@ -58,5 +59,6 @@ def test_nothing_acknowledged_is_lost_or_doubled_whatever_is_killed(
     assert run.books.faults() == {}
     assert [kill for kill in run.kills if not kill.has_recovered] == []
     assert run.answers.errors == 0, run.answers.by_status
+    assert GCS not in run.outages or run.outages[GCS].failed[0] == 0
     haproxy = run.outages.get("HAProxy")
     assert haproxy is None or haproxy.unanswered[1] < MAX_HAPROXY_OUTAGE_S

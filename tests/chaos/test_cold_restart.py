@@ -13,45 +13,36 @@ from ledger import Ledger
 from live_system import LiveSystem, wait_until
 from rich.console import Console
 from training_watch import TrainingWatch
-from under_load import KEEP_VERSIONS, ONLY_LONG, play, show
+from under_load import KEEP_VERSIONS, play, show
 
 from cluster.local_cluster import find_cluster
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(400)]
 
 ALL_BUT_HAPROXY = f"(?!{PARTS['HAProxy']})"
-GCS = r"\S+/gcs_server "
 MAX_START_S = 180.0
 """The goal is 90 s; a busy machine must not turn the test red."""
 
 
-@pytest.mark.parametrize(
-    ("name", "pattern"),
-    [
-        pytest.param("node", ALL_BUT_HAPROXY, id="node"),
-        pytest.param("control store (GCS)", GCS, id="gcs", marks=ONLY_LONG),
-    ],
-)
 def test_after_the_node_died_up_serves_what_was_acknowledged(
-    name: str, pattern: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     system = LiveSystem(tmp_path, more_config=KEEP_VERSIONS)
 
     def kill_node(ledger: Ledger, watch: TrainingWatch) -> list[Kill]:
         time.sleep(3.0)  # some load first
-        victims = processes_of(system, pattern)
+        victims = processes_of(system, ALL_BUT_HAPROXY)
         at_s = time.monotonic()
         for process in victims:
             process.send_signal(signal.SIGKILL)
         wait_until(lambda: find_cluster(system.data_dir) is None, 60.0, "the node is gone")
-        if pattern == ALL_BUT_HAPROXY:
-            assert processes_of(system, PARTS["HAProxy"]), "an orphan holds the port"
+        assert processes_of(system, PARTS["HAProxy"]), "an orphan holds the port"
         orphans = processes_of(system, "")
         system.up()
         up_s = time.monotonic() - at_s
         assert not psutil.wait_procs(orphans, timeout=5.0)[1], "what was left is ended"
         wait_until(lambda: None not in went_on(ledger, watch, at_s), 60.0, "all goes on")
-        return [Kill(name, victims[0].pid, at_s, up_s, *went_on(ledger, watch, at_s))]
+        return [Kill("node", victims[0].pid, at_s, up_s, *went_on(ledger, watch, at_s))]
 
     try:
         run = play(system, 0, kill_node)

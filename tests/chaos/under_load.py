@@ -103,7 +103,8 @@ def show(run: Run, console: Console) -> None:
         f"never sent {books.invented}, changed {books.changed}, untrained {books.untrained}, "
         f"learned twice {len(books.learned_twice)}, violations {len(books.violations)}\n"
         f"  recommendations  asked {answers.asked}, failed {answers.failed}, failed again at once "
-        f"{answers.failed_twice}, longest gap {answers.longest_gap_s} s\n"
+        f"{answers.failed_twice}, longest gap {answers.longest_gap_s} s, "
+        f"longest wait {answers.longest_wait_s} s\n"
         f"  counts           {run.counts}",
         highlight=False,
     )

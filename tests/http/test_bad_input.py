@@ -356,7 +356,7 @@ REFUSED: list[Refused] = [
     *fails(40, ShardUnavailable("secret"), EVENTS, ITEMS, ROLLBACK, PROMOTE, status=503, slug="shard-unavailable", retry_after="1"),
     *fails(40, StorageFull("secret"), EVENTS, ITEMS, ROLLBACK, PROMOTE, status=503, slug="storage-full", retry_after="10"),
     *fails(40, StorageError("secret"), EVENTS, ITEMS, ROLLBACK, PROMOTE, status=503, slug="storage-error", retry_after="1"),
-    *refused(41, "events", 504, "deadline-exceeded", body=event(1), prepare=actors_hang, settings=DEADLINES, says="0.05 s"),
+    *refused(41, "events", 504, "deadline-exceeded", body=event(1), prepare=actors_hang, settings=DEADLINES, says="0.045 s"),
     *refused(41, "items", 504, "deadline-exceeded", route=ITEMS, body={"item_id": "new-1", "text": ""}, prepare=actors_hang, settings=DEADLINES),
     *refused(41, "rollback", 504, "deadline-exceeded", route=ROLLBACK, body={"reason": "worse"}, prepare=actors_hang, settings=DEADLINES),
     *refused(41, "with-a-clients-limit", 504, "deadline-exceeded", body=event(1), headers=(*JSON, ("x-request-timeout-seconds", "60")), prepare=actors_hang, settings=DEADLINES),
