@@ -33,8 +33,8 @@ from recommender.windows import Windows
 logger = logging.getLogger(__name__)
 
 
-def train_worker(config: dict[str, Any]) -> None:
-    """Entry point of each Ray Train worker; returns only when the job is stopped."""
+def run_worker(config: dict[str, Any]) -> None:
+    """One worker of the group, from its start; returns only when the job is stopped."""
     settings = TrainingJobSettings.model_validate(config)
     context = ray.train.get_context()
     device = ray.train.torch.get_device()

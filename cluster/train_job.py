@@ -18,7 +18,7 @@ from ray.train.torch import TorchTrainer
 
 from actors.lessons import TrainingJobSettings
 from actors.settings import LoopSettings
-from actors.training_loop import train_worker
+from actors.training_entry import train_worker
 from cluster.config import Settings, load_settings
 from recommender.implicit_factors import SolverMissing, require_solver
 
