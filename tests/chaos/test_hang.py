@@ -13,6 +13,9 @@ from rich.console import Console
 from training_watch import TrainingWatch
 from under_load import KEEP_VERSIONS, ONLY_LONG, play, show
 
+MAX_WAIT_S = 4.0
+"""The goal is `serving.deadline_s`, 2 s; a busy machine must not turn the test red."""
+
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(400), ONLY_LONG]
 
 
@@ -34,3 +37,4 @@ def test_what_hangs_is_replaced_and_nobody_waits_for_it(
     assert run.books.faults() == {}
     assert [kill for kill in run.kills if not kill.has_recovered] == []
     assert run.answers.longest_gap_s < 10.0
+    assert run.answers.longest_wait_s < MAX_WAIT_S
