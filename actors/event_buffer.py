@@ -217,6 +217,8 @@ class EventBuffer:
     def _open(self) -> Shard:
         """Claim the folder, check the log, rebuild the memory. Runs on the writer thread."""
         started_s = time.monotonic()
+        # Arrow's own keeps what a thread once needed, up to a quarter of all that a shard holds.
+        pa.set_memory_pool(pa.system_memory_pool())
         folder = StorageFolder.claim(
             self._data_dir,
             f"events/shard-{self._shard_number}",

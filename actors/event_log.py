@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -277,7 +277,7 @@ class EventLog:
                     return segment
         return None
 
-    def _load(self, segment: Segment) -> list[pa.RecordBatch]:
+    def _load(self, segment: Segment) -> Iterable[pa.RecordBatch]:
         """The batches of a segment up to its `num_events`, checked."""
         if not segment.sha256:
             try:
@@ -307,14 +307,17 @@ class EventLog:
             raise CorruptStorage(f"{path} lacks its last {num_left} of {segment.num_events} events")
         return kept
 
-    def _load_parquet(self, segment: Segment) -> list[pa.RecordBatch]:
+    def _load_parquet(self, segment: Segment) -> Iterator[pa.RecordBatch]:
         path = self._closed / f"{segment.stem}.parquet"
-        table = read_parquet(path, LOG_SCHEMA, segment.sha256)
-        expected = np.arange(segment.first_offset, segment.first_offset + segment.num_events)
-        if not np.array_equal(table.column("offset").to_numpy(), expected):
+        next_offset = segment.first_offset
+        for batch in read_parquet(path, LOG_SCHEMA, segment.sha256):
+            expected = np.arange(next_offset, next_offset + batch.num_rows)
+            if not np.array_equal(batch.column("offset").to_numpy(), expected):
+                raise CorruptStorage(f"{path} does not hold the events of its manifest")
+            yield batch
+            next_offset += batch.num_rows
+        if next_offset != segment.first_offset + segment.num_events:
             raise CorruptStorage(f"{path} does not hold the events of its manifest")
-        batches: list[pa.RecordBatch] = table.to_batches()
-        return batches
 
     def _recover(self) -> None:
         closed = {segment.first_offset: segment for segment in self._read_manifests()}
@@ -326,7 +329,8 @@ class EventLog:
         arrows = []
         for path in sorted(self._open.glob("*.arrow")):
             if int(path.stem) in closed:
-                self._load_parquet(closed[int(path.stem)])  # before the other copy goes
+                for _ in self._load_parquet(closed[int(path.stem)]):
+                    pass  # every batch of it is well before the other copy goes
                 remove_file(path)  # the last step of its compaction
             else:
                 arrows.append(int(path.stem))

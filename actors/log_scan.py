@@ -163,7 +163,8 @@ def _scan_parquet(path: Path, manifest: Segment | str | None) -> LogFile:
     reason = "it has no manifest that can be used"
     if isinstance(manifest, Segment):
         try:
-            read_parquet(path, LOG_SCHEMA, manifest.sha256)
+            for _ in read_parquet(path, LOG_SCHEMA, manifest.sha256):
+                pass
             reason = ""
         except CorruptStorage as error:
             reason = str(error)

@@ -2,6 +2,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 from small_disk import small_disk
 from storage_fakes import FailingFsync, event
@@ -80,6 +81,20 @@ def test_compaction_keeps_every_event_and_pandas_reads_the_folder(tmp_path: Path
     frame = pd.read_parquet(tmp_path / "closed")
     assert frame["event_id"].tolist() == expected(0, len(frame))
     assert frame["offset"].tolist() == list(range(len(frame)))
+
+
+def test_a_closed_segment_is_unpacked_a_part_at_a_time(tmp_path: Path) -> None:
+    log = log_of(tmp_path, segment_bytes=2 << 20)
+    fill(log, 12, size=5_000)
+    assert compact_all(log) == 1
+    before_bytes = pa.total_allocated_bytes()
+    held_bytes, num_events, whole_bytes = 0, 0, 0
+    for batch in log.read():
+        held_bytes = max(held_bytes, pa.total_allocated_bytes() - before_bytes)
+        num_events += batch.num_rows
+        whole_bytes += batch.nbytes
+    assert num_events == 60_000
+    assert held_bytes < whole_bytes
 
 
 @pytest.mark.parametrize("step", range(8))
