@@ -89,6 +89,7 @@ class EventBuffer:
         self.boot_id = uuid.uuid4().hex
         self._shard_number = shard
         self._data_dir = Path(storage.data_dir)
+        self._installation = storage.installation
         self._min_free_bytes = storage.min_free_bytes
         self._settings = settings
         self._window = window
@@ -223,6 +224,7 @@ class EventBuffer:
             self._data_dir,
             f"events/shard-{self._shard_number}",
             {"shard": self._shard_number, "num_shards": self._settings.num_shards},
+            installation=self._installation,
         )
         try:
             log = EventLog(

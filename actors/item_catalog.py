@@ -92,6 +92,7 @@ class ItemCatalog:
         """
         self.boot_id = uuid.uuid4().hex
         self._data_dir = Path(storage.data_dir)
+        self._installation = storage.installation
         self._min_free_bytes = storage.min_free_bytes
         self._encoder_factory = encoder_factory
         self._encoder: Encoder | None = None
@@ -183,7 +184,7 @@ class ItemCatalog:
 
     def _open(self) -> Catalog:
         """Claim the folder and read it. Runs on the writer thread."""
-        folder = StorageFolder.claim(self._data_dir, "items", {})
+        folder = StorageFolder.claim(self._data_dir, "items", {}, installation=self._installation)
         try:
             log = AppendOnlyFile(
                 folder.path / "items.arrow",

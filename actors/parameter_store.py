@@ -81,6 +81,7 @@ class ParameterStore:
         """
         self.boot_id = uuid.uuid4().hex
         self._data_dir = Path(storage.data_dir)
+        self._installation = storage.installation
         self._min_free_bytes = storage.min_free_bytes
         self._keep_versions = settings.keep_versions
         self._put = put
@@ -212,7 +213,7 @@ class ParameterStore:
 
     def _open(self) -> Store:
         """Claim the folder and load the head. Runs on the writer thread."""
-        folder = StorageFolder.claim(self._data_dir, "models", {})
+        folder = StorageFolder.claim(self._data_dir, "models", {}, installation=self._installation)
         try:
             files = VersionFiles(folder.path)
             versions = ServedVersions(files, keep_versions=self._keep_versions, put=self._put)

@@ -77,3 +77,5 @@ class StorageSettings(Section):
     """Folder of the log, the catalogue and the versions. Made if missing."""
     min_free_bytes: int = Field(default=512 * 1024 * 1024, ge=0)
     """Free disk space below which start-up and writes are refused, compaction and versions too."""
+    installation: str = ""
+    """Id of the installation in `data_dir`; a folder that is emptied or of another is refused."""

@@ -42,7 +42,13 @@ class StorageFolder:
 
     @classmethod
     def claim(
-        cls, data_dir: Path, name: str, identity: Mapping[str, Any], lock_wait_s: float = 10.0
+        cls,
+        data_dir: Path,
+        name: str,
+        identity: Mapping[str, Any],
+        *,
+        installation: str = "",
+        lock_wait_s: float = 10.0,
     ) -> StorageFolder:
         """Lock `data_dir / name`, make it if it is new, and check that it is what it should be.
 
@@ -50,6 +56,7 @@ class StorageFolder:
             data_dir: Root of the installation.
             name: Relative path of the folder, such as `events/shard-0`.
             identity: What must be the same at every claim, such as the number of shards.
+            installation: Id that `data_dir` must have; whatever it has, or gets now, if empty.
             lock_wait_s: How long another process may still hold the lock.
 
         Raises:
@@ -64,7 +71,7 @@ class StorageFolder:
             raise StorageError(f"claim {path}: {error}") from error
         try:
             _settle(data_dir, name)
-            _check_identity(data_dir, name, identity)
+            _check_identity(data_dir, name, identity, installation)
             epoch = _raise_epoch(path / _EPOCH)
         except BaseException:
             os.close(lock)
@@ -89,6 +96,18 @@ class StorageFolder:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+
+def found_installation(data_dir: Path, install_id: str = "") -> str:
+    """The id of the installation in a folder; a new one if there is none and none is expected.
+
+    Raises:
+        CorruptStorage: If it is another than the one expected.
+    """
+    make_folder(data_dir)
+    with _installation(data_dir, install_id) as installation:
+        found: str = installation["install_id"]
+        return found
 
 
 @contextmanager
@@ -128,8 +147,10 @@ def _lock(path: Path, wait_s: float) -> int:
             return descriptor
 
 
-def _check_identity(data_dir: Path, name: str, identity: Mapping[str, Any]) -> None:
-    with _installation(data_dir) as installation:
+def _check_identity(
+    data_dir: Path, name: str, identity: Mapping[str, Any], install_id: str
+) -> None:
+    with _installation(data_dir, install_id) as installation:
         path = data_dir / name / _IDENTITY
         wanted = {
             "install_id": installation["install_id"],
@@ -153,15 +174,25 @@ def _check_identity(data_dir: Path, name: str, identity: Mapping[str, Any]) -> N
 
 
 @contextmanager
-def _installation(data_dir: Path) -> Iterator[dict[str, Any]]:
+def _installation(data_dir: Path, install_id: str) -> Iterator[dict[str, Any]]:
     """The registry of the installation, locked, so that parts may start at the same time."""
     lock = _lock(data_dir / "installation.lock", wait_s=10.0)
     try:
         path = data_dir / _INSTALLATION
         if not path.exists():
+            if install_id:
+                raise CorruptStorage(
+                    f"{data_dir} is empty and installation {install_id} is expected: it was "
+                    "emptied, or this node has another disk; restore it, or share one folder"
+                )
             replace_file(path, checked_json({"install_id": uuid.uuid4().hex, "initialised": []}))
         _settle(data_dir, ".")  # a part that died may have replaced it just now
-        yield read_checked_json(path)
+        found = read_checked_json(path)
+        if install_id not in ("", found["install_id"]):
+            raise CorruptStorage(
+                f"{data_dir} is of installation {found['install_id']}, expected {install_id}"
+            )
+        yield found
     finally:
         os.close(lock)
 

@@ -28,6 +28,7 @@ from actors.naming import (
     find_actor,
 )
 from actors.parameter_store import ParameterStore
+from actors.storage_folder import found_installation
 from cluster.config import Settings
 from cluster.local_cluster import ClusterRecord
 from recommender.text_encoder import TextEncoder
@@ -65,8 +66,18 @@ def actor_specs(settings: Settings) -> list[ActorSpec]:
 
 
 def start_actors(settings: Settings) -> None:
-    """Start every actor that is not there, and the keeper that watches them."""
-    specs = actor_specs(settings)
+    """Start every actor that is not there, and the keeper that watches them.
+
+    They are told the installation that is here now: one that starts again and finds its folder
+    emptied, or is on a node with another disk, must not begin afresh.
+
+    Raises:
+        CorruptStorage: If the storage folder is of another installation than the settings say.
+    """
+    storage = settings.storage
+    installation = found_installation(storage.data_dir, storage.installation)
+    storage = storage.model_copy(update={"installation": installation})
+    specs = actor_specs(settings.model_copy(update={"storage": storage}))
     for spec in specs:
         spec.start()
     # What an earlier cluster's keeper had to do is over; the job is given with `start_training`.

@@ -6,11 +6,17 @@ import pytest
 
 from actors.checked_json import checked_json, read_checked_json
 from actors.messages import CorruptStorage, StorageError
-from actors.storage_folder import StorageFolder
+from actors.storage_folder import StorageFolder, found_installation
 
 
 def claim(data_dir: Path, **identity: int) -> StorageFolder:
     return StorageFolder.claim(data_dir, "events/shard-0", identity, lock_wait_s=0.0)
+
+
+def claim_from(data_dir: Path, installation: str) -> StorageFolder:
+    return StorageFolder.claim(
+        data_dir, "events/shard-0", {}, installation=installation, lock_wait_s=0.0
+    )
 
 
 def test_a_folder_can_be_claimed_again_and_its_epoch_rises(tmp_path: Path) -> None:
@@ -73,3 +79,14 @@ def test_a_refused_folder_is_not_left_locked(tmp_path: Path) -> None:
     for _ in range(2):
         with pytest.raises(CorruptStorage):
             claim(tmp_path, num_shards=3)
+
+
+def test_another_disk_is_refused_where_an_installation_is_expected(tmp_path: Path) -> None:
+    installation = found_installation(tmp_path / "disk")
+    assert found_installation(tmp_path / "disk", installation) == installation
+    claim_from(tmp_path / "disk", installation).close()
+    found_installation(tmp_path / "other")
+    for folder, reason in (("other", "is of installation"), ("empty", "is empty")):
+        with pytest.raises(CorruptStorage, match=reason):
+            claim_from(tmp_path / folder, installation)
+    assert not (tmp_path / "empty" / "installation.json").exists()
