@@ -75,7 +75,7 @@ def saved_with(
     """What belongs into the trainer state of a version beside the learner's."""
     return {
         _SERVED: np.array(is_served),
-        **put_under(_PROBES, guard.probes.state()),
+        **put_under(_PROBES, guard.probes.state() if guard.settings.hold_out_every else {}),
         **put_under(_GUARD, guard.state()),
         **put_under(_COMPARED, memory.state()),
         **put_under(_POPULARITY, counters.popularity_state()),
