@@ -36,7 +36,12 @@ SETTINGS = TrainingJobSettings(
     buffer=BufferSettings(num_shards=2),
     model=MODEL,
     training=TrainingSettings(
-        batch_windows=8, fresh_windows=2, warmup_epochs=1, steps_per_500_events=50
+        batch_windows=8,
+        fresh_windows=2,
+        warmup_epochs=1,
+        steps_per_500_events=50,
+        learning_rate=0.02,
+        ema_decay=0.5,  # so that versions rank differently
     ),
     guard=GuardSettings(trust_events=20, hold_out_every=5, period_events=100),
 )
