@@ -177,12 +177,12 @@ class EventBuffer:
         half_life: float,
         seed: int,
         leave_out: LeaveOut = EVERYTHING,
-    ) -> tuple[str, int, Windows]:
-        """The boot id, how many events the shard has, and windows that end at `n` sampled ones."""
+        through: int | None = None,
+    ) -> tuple[str, Windows]:
+        """The boot id, and windows that end at `n` sampled events, none after `through`."""
         replay = (await self._opening.ready()).memory.replay
         rng = np.random.default_rng([seed, self._shard_number])
-        windows = replay.sample(n, strategy, half_life, rng, leave_out)
-        return self.boot_id, replay.num_events, windows
+        return self.boot_id, replay.sample(n, strategy, half_life, rng, leave_out, through)
 
     async def status(self) -> ShardStatus:
         """How the shard is; answers in every state."""

@@ -17,6 +17,7 @@ from actors.messages import (
     ShardStatus,
     ShardUnavailable,
     UserHistory,
+    Watermark,
 )
 from actors.naming import event_buffer_name, find_actor
 from recommender.events import Event
@@ -31,7 +32,6 @@ class EventBufferClient:
     def __init__(self, shards: Sequence[Any], timeout_s: float = 2.0) -> None:
         self._shards = list(shards)
         self._timeout_s = timeout_s
-        self._num_events = [1] * len(self._shards)
 
     @classmethod
     def connect(cls, num_shards: int, timeout_s: float = 2.0) -> EventBufferClient:
@@ -122,26 +122,29 @@ class EventBufferClient:
         strategy: Strategy,
         half_life: float,
         seed: int,
+        through: Watermark,
         leave_out: Sequence[LeaveOut] | None = None,
     ) -> list[tuple[int, str, Windows]]:
-        """`n` sampled windows as (shard, boot id, windows), shards in proportion to their events.
+        """`n` sampled windows as (shard, boot id, windows), none of which ends after `through`.
 
-        The proportions are those of the last answers; the first time all shards count the same.
-        `leave_out` has one for each shard; nothing is left out without it.
+        Shards come in proportion to their events up to there, and what has come since changes
+        nothing. `leave_out` has one for each shard; nothing is left out without it.
         """
-        shares = np.array(self._num_events) / sum(self._num_events)
+        num_events = np.array(through) + 1
+        if not num_events.any():
+            return []
+        shares = num_events / num_events.sum()
         sizes = np.random.default_rng(seed).multinomial(n, shares).tolist()
         rules = leave_out or [EVERYTHING] * len(sizes)
         answers = await asyncio.gather(
             *(
-                self._ask(shard, "sample", size, strategy, half_life, seed, rule, retry=True)
-                for shard, (size, rule) in enumerate(zip(sizes, rules, strict=True))
+                self._ask(shard, "sample", size, strategy, half_life, seed, rule, last, retry=True)
+                for shard, (size, rule, last) in enumerate(zip(sizes, rules, through, strict=True))
             )
         )
-        self._num_events = [num_events + 1 for _, num_events, _ in answers]
         return [
             (shard, boot_id, windows)
-            for shard, (boot_id, _, windows) in enumerate(answers)
+            for shard, (boot_id, windows) in enumerate(answers)
             if len(windows)
         ]
 

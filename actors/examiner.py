@@ -29,20 +29,16 @@ class Examiner:
         blend: Learns from every scored event.
     """
 
-    def __init__(
-        self, blend: BlendSettings, num_scored: int, rng: np.random.Generator, num_shards: int
-    ) -> None:
+    def __init__(self, blend: BlendSettings, num_scored: int, num_shards: int) -> None:
         """Begin with a blend that knows nothing.
 
         Args:
             blend: How rankings are fused.
             num_scored: Events of a round to score, on average.
-            rng: Chooses them.
             num_shards: Shards that number their own users.
         """
         self.blend = Blend(blend)
         self._num_scored = num_scored
-        self._rng = rng
         self._num_shards = num_shards
         self._recent: deque[Mapping[str, float]] = deque(maxlen=_METRIC_ROUNDS)
 
@@ -53,8 +49,9 @@ class Examiner:
         lineage: Lineage,
         num_items: int,
         factors: FactorLane,
+        rng: np.random.Generator,
     ) -> Decision:
-        """Predict some of the fresh events; what the guard makes of it.
+        """Predict some of the fresh events, chosen with `rng`; what the guard makes of it.
 
         The counters and the factors count all events on the way.
         """
@@ -64,7 +61,7 @@ class Examiner:
         for part in parts:
             scored = score_fresh(
                 factors.known_users(part.shard, part.events),
-                self._rng.random(len(part.events)) < share,
+                rng.random(len(part.events)) < share,
                 factors.live(counters),
                 scorer=lineage.scorer,
                 blend=self.blend,

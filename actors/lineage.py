@@ -63,7 +63,13 @@ class Lineage:
         return {v for v in (self.guard.trusted, self.guard.candidate) if v is not None}
 
     def begin(
-        self, head: Head, state: State, stored: Iterable[VersionInfo], taken: Sequence[int]
+        self,
+        head: Head,
+        state: State,
+        stored: Iterable[VersionInfo],
+        taken: Sequence[int],
+        *,
+        is_known: bool = False,
     ) -> Watermark:
         """Training goes on at a head that it does not stand on.
 
@@ -72,6 +78,7 @@ class Lineage:
             state: Its arrays.
             stored: All versions. One that is newer than the head was rejected or rolled back.
             taken: Last offset of each shard that was handed out by this process.
+            is_known: Whether the guard has watched this head, if only in a process before this.
 
         Returns:
             Where to go on: after all that was learned or tried.
@@ -91,8 +98,13 @@ class Lineage:
         self._head_state = state
         if is_new_head:
             self._scorers = {self.head: Scorer.from_state(state, self._model)}
-            self.guard.begin(self.head)
+            if not is_known:
+                self.guard.begin(self.head)
         return through
+
+    def hold(self, version: int, state: State) -> None:
+        """Have a version at hand that may be gone back to."""
+        self._scorers[version] = Scorer.from_state(state, self._model)
 
     def grow(self, rows: NDArray[np.int64], text_VD: NDArray[np.float32]) -> None:
         """The catalogue has new rows, or new texts, that none of the versions knows."""

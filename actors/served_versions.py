@@ -65,7 +65,8 @@ class ServedVersions:
         """
         version = self.record.next_version
         # The number is used up before anything exists under it, whatever happens next.
-        self._save(replace(self.record, next_version=version + 1))
+        promoting = version if promote else 0
+        self._save(replace(self.record, next_version=version + 1, promoting=promoting))
         manifest = self._files.write(replace(manifest, version=version), model, trainer)
         if promote:
             self._serve(self.record.promoted(version, manifest.reason), manifest, dict(model))
@@ -122,7 +123,11 @@ class ServedVersions:
             self.warning = str(error)
         next_version = max([self.record.next_version, *(number + 1 for number in numbers)])
         self.record = replace(self.record, next_version=next_version)
-        candidates = [self.record.version, *reversed(numbers)] if self._has_had_a_head() else []
+        has_had_a_head = bool(self.record.version or self.warning)
+        if self.record.promoting in numbers and self._finish_promotion():
+            return
+        # If versions were only stored, never promoted, then none is served by itself.
+        candidates = [self.record.version, *reversed(numbers)] if has_had_a_head else []
         for version in candidates:
             record = self.record
             if version != record.version:
@@ -141,9 +146,17 @@ class ServedVersions:
         if self.warning:
             logger.error("head recovered version=%d error=%s", self.record.version, self.warning)
 
-    def _has_had_a_head(self) -> bool:
-        """False if versions were only stored, never promoted: then none is served by itself."""
-        return bool(self.record.version or self.warning)
+    def _finish_promotion(self) -> bool:
+        """The end of a publish that a crash cut off; False if the version is damaged."""
+        version = self.record.promoting
+        try:
+            manifest = self._files.manifest(version)
+            self._move_to(self.record.promoted(version, manifest.reason))
+        except (CorruptStorage, UnknownVersion) as error:
+            self.warning = f"{type(error).__name__}: {error}"
+            return False
+        logger.warning("promotion finished version=%d", version)
+        return True
 
     def _move_to(self, record: HeadRecord) -> Head:
         manifest = self._files.manifest(record.version)

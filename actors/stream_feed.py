@@ -155,8 +155,11 @@ class StreamFeed:
             time.sleep(_POLL_S)
 
     def take(self) -> list[FreshPart]:
-        """All that was read and not taken; the watermark moves past it."""
-        parts, self._waiting = self._waiting, []
+        """All that was read and not taken, shard by shard; the watermark moves past it.
+
+        Not as the shards happened to answer, so that the same events always teach in one order.
+        """
+        parts, self._waiting = sorted(self._waiting, key=lambda part: part.shard), []
         for part in parts:
             self.watermark[part.shard] = part.through
         return parts
@@ -178,7 +181,8 @@ class StreamFeed:
     ) -> Windows | None:
         """Windows sampled from the shards' replay memories, or None if there are none yet.
 
-        `leave_out` says for each shard what they may not end at.
+        They end at events that were handed out: the others are to be predicted before they are
+        learned. `leave_out` says for each shard what they may not end at.
         """
         return self.run(self._replay(num_windows, strategy, half_life, seed, leave_out))
 
@@ -231,7 +235,9 @@ class StreamFeed:
         leave_out: Sequence[LeaveOut] | None,
     ) -> Windows | None:
         parts = []
-        sampled = await self._buffer.sample(num_windows, strategy, half_life, seed, leave_out)
+        sampled = await self._buffer.sample(
+            num_windows, strategy, half_life, seed, tuple(self.watermark), leave_out
+        )
         for shard, boot_id, windows in sampled:
             rows = await self._item_rows.rows(shard, boot_id, windows.items_BT)
             known = without_unknown(windows.with_items(rows))

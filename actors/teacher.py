@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from enum import IntEnum
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from actors.lessons import (
 )
 from actors.lineage import Lineage
 from actors.messages import (
+    CorruptStorage,
     Head,
     Manifest,
     StorageFull,
@@ -35,6 +37,7 @@ from actors.messages import (
 )
 from actors.parameter_store_client import ParameterStoreClient
 from actors.payload import BLEND, FACTORS, MODEL
+from actors.saved_version import SavedVersion, saved_with
 from actors.stream_feed import CatalogGrowth, FreshPart, StreamFeed
 from actors.telemetry import TrainingMetrics
 from actors.text_lane import TextLane
@@ -52,7 +55,6 @@ from recommender.windows import Windows, select
 
 logger = logging.getLogger(__name__)
 
-_PROBES = "probes."
 _PINS = ("trusted_version", "candidate_version")
 _REPORT_ROUNDS = 50
 _WARMUP_PREFETCH_STEPS = 32
@@ -61,11 +63,26 @@ _IDLE_S = 5.0
 _FULL_DISK_PAUSE_S = 2.0
 
 
+class Draw(IntEnum):
+    """What random numbers are for; each has a sequence of its own."""
+
+    WARM_UP = 0
+    SCORED = 1
+    DEALT = 2
+    REPLAYED = 3
+    COMPARED = 4
+
+
 class Teacher:
     """What only the first worker does: read the stream, score, judge, publish, roll back.
 
     A rejected candidate is stored but not served, and the next action starts again from the head.
     What it learned, and what a version learned that was rolled back, is in quarantine (`Lineage`).
+
+    A restart goes on from the head exactly as this process would have, given the same rounds: the
+    same events in each, the catalogue unchanged meanwhile, the logs no longer than what the shards
+    remember of them, BERT frozen and no iALS. Lost are the metrics of the last rounds, and what was
+    seen in a round that was not stored: it is seen again.
     """
 
     def __init__(self, settings: TrainingJobSettings) -> None:
@@ -78,11 +95,9 @@ class Teacher:
         self.store = ParameterStoreClient.connect(timeout_s=60.0)
         self.metrics = TrainingMetrics()
         self.texts = TextLane.of(settings)
-        self._random = np.random.default_rng(settings.seed)
         self.examiner = Examiner(
             settings.blend,
             settings.loop.scored_per_round,
-            self._random,
             settings.buffer.num_shards,
         )
         self.lineage = Lineage(
@@ -91,14 +106,13 @@ class Teacher:
             num_shards=settings.buffer.num_shards,
             seed=settings.seed,
         )
-        self._memory = MemoryProbes(lambda n: self._replay(n, "uniform", 1.0))
+        self._memory = MemoryProbes(lambda n: self._replay(n, "uniform", 1.0, Draw.COMPARED))
         self._pinned: set[int] = set()
         self._decisions: list[Decision] = []  # since the last version; the next one tells them
         self._counts = {f"num_{name}": 0.0 for name in ("rejected", "rolled_back", "adapted")}
         self._num_items = 0
         self._report = RoundReport()
         self._num_rounds = 0
-        self._samples = 0
 
     def next_action(self, is_first: bool) -> Lesson | Restart | None:
         """Wait for something to do; None after a while without, so that no worker times out.
@@ -124,10 +138,11 @@ class Teacher:
         counters = self.feed.counters
         return counters.num_events, counters.popularity(), counters.touched()
 
-    def warmup_batches(self) -> list[Windows]:
-        """Some batches of windows anchored at events drawn evenly."""
+    def warmup_batches(self, step: int) -> list[Windows]:
+        """Some batches of windows anchored at events drawn evenly, for the steps from `step` on."""
         size = self.settings.training.batch_windows
-        windows = self._replay(size * _WARMUP_PREFETCH_STEPS, "uniform", 1.0)
+        num_windows = size * _WARMUP_PREFETCH_STEPS
+        windows = self._replay(num_windows, "uniform", 1.0, Draw.WARM_UP, step)
         if windows is None:
             raise RuntimeError("no event in the buffer is of an item in the catalogue")
         return [
@@ -211,33 +226,84 @@ class Teacher:
 
     def _restart_at(self, head: Head) -> Restart:
         """Go on with a head's weights, after all events that were learned or tried since."""
-        manifest = head.manifest
-        state = self.feed.run(self.store.read_trainer(manifest.version))
-        payload = self.feed.run(self.store.read(manifest.version))
         stored = self.feed.run(self.store.list_versions())
-        if self.lineage.head == 0:
-            newest = stored[0].manifest.metrics  # the head is an older one after a rollback
-            self._counts |= {name: newest.get(name, 0.0) for name in self._counts}
-            self._pinned = {int(manifest.metrics[k]) for k in _PINS if k in manifest.metrics}
-            if self.settings.guard.hold_out_every:  # else their users are learned from now on
-                self.lineage.guard.probes.load_state(under(_PROBES, state))
-            self.factors.begin(under(FACTORS, payload))
+        # A publish that was under way is over now, and its version is in the list.
+        head = self.feed.run(self.store.head()) or head
+        manifest = head.manifest
+        saved = self._saved(manifest)
+        last = self._last(stored, saved) if self.lineage.head == 0 else None
+        # Of texts that are tuned only the head's are at hand, so nothing older can be ranked.
+        is_frozen = self.settings.text_tuning.mode == "frozen"
+        is_known = is_frozen and last is not None and last.knows(manifest.version)
+        if last is not None:
+            self._recall(last)
         if self.lineage.head != manifest.version:
-            self.examiner.blend = Blend.from_state(under(BLEND, payload), self.settings.blend)
+            blend = last if last is not None and is_known else saved
+            self.examiner.blend = Blend.from_state(under(BLEND, blend.payload), self.settings.blend)
         through = self.lineage.begin(
             head,
-            under(MODEL, payload),
+            under(MODEL, saved.payload),
             stored=stored,
             taken=tuple(self.feed.watermark),
+            is_known=is_known,
         )
         if through != tuple(self.feed.watermark):
             self.feed.rewind(through)
+        if last is not None:
+            self._go_on(last, is_known)
         self.factors.catch_up()
         self._pin()
         self._num_items = manifest.num_items
         self.feed.known_items(manifest.num_items)
-        self.texts.restart(state)
-        return Restart(state, self._growth())
+        self.texts.restart(saved.trainer)
+        return Restart(saved.trainer, self._growth())
+
+    def _saved(self, manifest: Manifest) -> SavedVersion:
+        payload = self.feed.run(self.store.read(manifest.version))
+        trainer = self.feed.run(self.store.read_trainer(manifest.version))
+        return SavedVersion(manifest, payload, trainer)
+
+    def _last(self, stored: Sequence[VersionInfo], head: SavedVersion) -> SavedVersion:
+        """The newest version: what the process before this one knew last. At worst the head."""
+        newest = stored[0].manifest
+        if newest.version == head.manifest.version:
+            return head
+        try:
+            return self._saved(newest)
+        except (UnknownVersion, CorruptStorage) as error:
+            logger.warning("version=%d cannot be gone on from error=%s", newest.version, error)
+            return head
+
+    def _recall(self, last: SavedVersion) -> None:
+        """Know what the process before this one knew; its logs are not read again yet."""
+        metrics = last.manifest.metrics
+        self._counts |= {name: metrics.get(name, 0.0) for name in self._counts}
+        last.give(self.lineage.guard, self._memory)
+        # Those before it was stored, and those after.
+        self._pinned = {int(metrics[name]) for name in _PINS if name in metrics}
+        self._pinned |= self.lineage.kept
+        self.factors.begin(under(FACTORS, last.payload))
+
+    def _go_on(self, last: SavedVersion, is_known: bool) -> None:
+        """The logs are read up to the watermark: be as the process before was there."""
+        last.order(self.feed.counters)
+        lineage = self.lineage
+        if is_known:
+            self._hold_kept()
+        if is_known and last.manifest.version == lineage.head and lineage.scorer is not None:
+            lineage.guard.probes.close_period(lineage.scorer, self.feed.counters.popularity())
+        self._pinned -= lineage.kept  # perhaps it died before it pinned them
+
+    def _hold_kept(self) -> None:
+        """Have the versions at hand that the guard may go back to; without them it starts anew."""
+        lineage = self.lineage
+        try:
+            for version in lineage.kept - {lineage.head}:
+                payload = self.feed.run(self.store.read(version))
+                lineage.hold(version, under(MODEL, payload))
+        except (UnknownVersion, CorruptStorage) as error:
+            logger.warning("nothing older than the head to go back to error=%s", error)
+            lineage.guard.begin(lineage.head)
 
     def _act(self, parts: list[FreshPart]) -> Lesson | Restart:
         """Predict the fresh events; go back if that shows harm, else learn them."""
@@ -248,7 +314,12 @@ class Teacher:
         growth = self._growth()
         self.texts.compare(self.lineage.scorer, parts, self.feed.counters.popularity())
         decision = self.examiner.examine(
-            parts, self.feed.counters, self.lineage, self._num_items, self.factors
+            parts,
+            self.feed.counters,
+            self.lineage,
+            self._num_items,
+            self.factors,
+            self._generator(Draw.SCORED),
         )
         self._add_probes(parts)
         self._report.seconds["score"] = time.monotonic() - started
@@ -266,10 +337,12 @@ class Teacher:
         num_steps = max(1, -(-training.steps_per_500_events * num_fresh // 500))
         newest = newest_windows(parts, pace.fresh_windows * num_steps, self.lineage.leave_out())
         num_older = training.batch_windows * num_steps - (0 if newest is None else len(newest))
-        older = self._replay(num_older, training.replay_strategy, pace.replay_half_life)
+        older = self._replay(
+            num_older, training.replay_strategy, pace.replay_half_life, Draw.REPLAYED
+        )
         return Lesson(
             growth,
-            round_batches(newest, older, num_steps, self._random),
+            round_batches(newest, older, num_steps, self._generator(Draw.DEALT)),
             pace.learning_rate,
             self.feed.counters.popularity(),
             self.feed.counters.touched(),
@@ -370,9 +443,10 @@ class Teacher:
         payload |= put_under(BLEND, self.examiner.blend.state())
         payload |= put_under(FACTORS, self.factors.state())
         promote = decision.verdict is Verdict.PROMOTE
-        probes = self.lineage.guard.probes.state()
         trainer = learner.state() | self.texts.state()
-        trainer |= put_under(_PROBES, probes)
+        trainer |= saved_with(
+            self.lineage.guard, self._memory, self.feed.counters, is_served=promote
+        )
         stored = when_there_is_space(
             lambda: self.feed.run(self.store.publish(manifest, payload, trainer, promote=promote))
         )
@@ -394,16 +468,20 @@ class Teacher:
             self.lineage.guard.meet(users_N)
             self.lineage.guard.probes.add(len(part.events), *held_out_events(part, leave_out))
 
-    def _replay(self, num_windows: int, strategy: Strategy, half_life: float) -> Windows | None:
-        self._samples += 1
-        seed = hash((self.settings.seed, self._samples)) & 0x7FFF_FFFF
-        return self.feed.replay(
-            num_windows,
-            strategy,
-            half_life,
-            seed,
-            self.lineage.leave_out(),
-        )
+    def _replay(
+        self, num_windows: int, strategy: Strategy, half_life: float, draw: Draw, step: int = 0
+    ) -> Windows | None:
+        seed = int(self._generator(draw, step).integers(2**31))
+        leave_out = self.lineage.leave_out()
+        return self.feed.replay(num_windows, strategy, half_life, seed, leave_out)
+
+    def _generator(self, draw: Draw, step: int = 0) -> np.random.Generator:
+        """Random numbers for one purpose at one place of the stream.
+
+        They depend on the seed and the watermark, not on how long this process has lived.
+        """
+        offsets = (offset + 1 for offset in self.feed.watermark)
+        return np.random.default_rng((self.settings.seed, draw, step, *offsets))
 
 
 def when_there_is_space(

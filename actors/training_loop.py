@@ -106,7 +106,8 @@ class TrainingLoop:
 
         def next_windows(num_windows: int, rng: np.random.Generator) -> Windows:
             if not batches:
-                batches.extend(self.group.share(lambda: self._teacher.warmup_batches()))
+                step = learner.step_count
+                batches.extend(self.group.share(lambda: self._teacher.warmup_batches(step)))
             return self.group.part(batches.popleft())
 
         num_events, popularity_MV, touched_V = self.group.share(

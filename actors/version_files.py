@@ -53,6 +53,8 @@ class HeadRecord:
         previous: Heads before it, oldest first, as `rollback` goes back through them.
         pinned: Versions that are never deleted.
         next_version: Number of the next version; numbers are never used twice.
+        promoting: Version that becomes head as soon as it is on disk; 0 if none does. It is said
+            before the version is written, so a crash between the two does not undo the promotion.
     """
 
     sequence: int = 0
@@ -61,6 +63,7 @@ class HeadRecord:
     previous: tuple[int, ...] = ()
     pinned: tuple[int, ...] = ()
     next_version: int = 1
+    promoting: int = 0
 
     def promoted(self, version: int, reason: str) -> HeadRecord:
         """The record after a version became head."""
@@ -71,6 +74,7 @@ class HeadRecord:
             version=version,
             reason=reason,
             previous=before[-_MAX_PREVIOUS:],
+            promoting=0,
         )
 
     def rolled_back(self, existing: Iterable[int], reason: str) -> HeadRecord:
@@ -88,6 +92,7 @@ class HeadRecord:
             version=left[-1],
             reason=reason,
             previous=tuple(left[:-1]),
+            promoting=0,
         )
 
     def kept(self, existing: Iterable[int], keep_versions: int) -> set[int]:

@@ -167,11 +167,29 @@ class Counters:
         """A copy of everything, for `from_state`; goes on to the last bit as this one would."""
         return {
             "half_lives": np.array(self.half_lives),
-            "num_events": np.array([self.num_events, self._scaled_since]),
-            "scaled": self._scaled_MV[:, : self.num_items].copy(),
+            **self.popularity_state(),
             "events": self._events_V[: self.num_items].copy(),
             **put_under("rules.", self._rules.state(self.num_items)),
         }
+
+    def popularity_state(self) -> dict[str, NDArray[np.generic]]:
+        """A copy of the part that depends on the order of the events, for `take_popularity`."""
+        return {
+            "num_events": np.array([self.num_events, self._scaled_since]),
+            "scaled": self._scaled_MV[:, : self.num_items].copy(),
+        }
+
+    def take_popularity(self, state: Mapping[str, NDArray[np.generic]]) -> None:
+        """Have counted the same events in the order in which `popularity_state` had.
+
+        Nothing changes if they cannot be the same, or if `state` is empty.
+        """
+        if not state or int(state["num_events"][0]) != self.num_events:
+            return
+        if state["scaled"].shape != (len(self.half_lives), self.num_items):
+            return
+        self._scaled_since = int(state["num_events"][1])
+        self._scaled_MV[:, : self.num_items] = state["scaled"]
 
     @classmethod
     def from_state(cls, state: Mapping[str, NDArray[np.generic]]) -> Counters:

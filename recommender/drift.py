@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from recommender.settings import TrainingSettings
 
 
@@ -56,6 +59,16 @@ class PageHinkley:
         """Forget the stream: what comes next is the new normal."""
         self.num_values = self.num_since_lowest = 0
         self.mean = self._squares = self._excess = 0.0
+
+    def state(self) -> NDArray[np.float64]:
+        """What was taken in, for `load_state` of one with the same settings."""
+        counts = self.num_values, self.num_since_lowest
+        return np.array([*counts, self.mean, self._squares, self._excess], np.float64)
+
+    def load_state(self, state: NDArray[np.float64]) -> None:
+        """Go on as the one whose `state` this is."""
+        self.num_values, self.num_since_lowest = int(state[0]), int(state[1])
+        self.mean, self._squares, self._excess = state[2:].tolist()
 
     def _deviation(self) -> float:
         return math.sqrt(self._squares / self.num_values) if self.num_values else 0.0

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recommender.drift import PageHinkley, Urgency
+from recommender.named_arrays import put_under, under
 from recommender.probes import MemoryProbes, ProbeBook, probe_ndcg
 from recommender.promotion import (
     MEMORY,
@@ -46,6 +47,7 @@ _MAX_AFTER = 300  # events after the alarm by which there must be so many
 _VOTES = 10  # scored events of one user in one round
 _DOUBT = 1.0  # standard errors by which the trusted version must seem better to stay trusted
 _CALM = 0.5  # urgency below which a version may become trusted: one half-life after an alarm
+_MEASURED = "measured."
 
 
 class Guard:
@@ -54,7 +56,7 @@ class Guard:
     A version is trusted once `trust_events` events were scored after it was promoted without a
     fall, and without a doubt that the one trusted so far would have been better. So the one before
     the last such is always older than a fall that is just being noticed.
-    A restart loses the watch; the probes' slices are saved with every version.
+    A restart loses nothing of what was saved with `state`; the probes have a state of their own.
     """
 
     def __init__(self, settings: GuardSettings, *, seed: int = 0) -> None:
@@ -149,6 +151,38 @@ class Guard:
         if decision.verdict is Verdict.ADAPT:
             self.urgency.alarm()
         return decision
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """Everything but the probes as arrays, for `load_state`."""
+        state = {
+            "versions": np.array([self.trusted or 0, self.candidate or 0]),
+            "counts": np.array([self._num_scored, self._num_users]),
+            "users_at": np.array(list(self._num_users_at.items()), np.int64).reshape(-1, 2),
+            "urgency": np.array(self.urgency.level),
+            "watch": self._watch.state(),
+            "compared": np.array(self._compared, np.float64).reshape(-1, 3),
+            "watched": np.array(self._watched, np.float64).reshape(-1, 2),
+        }
+        if self._before_fall is not None:
+            state["before_fall"] = np.array(self._before_fall, np.float64).reshape(-1, 2)
+        measured = {str(period): ndcg_B for period, ndcg_B in self._head_measured.items()}
+        return state | put_under(_MEASURED, measured)
+
+    def load_state(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Go on as the guard whose `state` this is, over probes that do too."""
+        self.trusted, self.candidate = (int(n) or None for n in state["versions"])
+        self._num_scored, self._num_users = (int(n) for n in state["counts"])
+        self._num_users_at = {int(version): int(n) for version, n in state["users_at"]}
+        self.urgency.level = float(state["urgency"])
+        self._watch.load_state(state["watch"])
+        self._compared.clear()
+        self._compared.extend((a, b, bool(c)) for a, b, c in state["compared"].tolist())
+        self._watched.clear()
+        self._watched.extend(_scores_of(state["watched"]))
+        before = state.get("before_fall")
+        self._before_fall = None if before is None else _scores_of(before)
+        measured = under(_MEASURED, state)
+        self._head_measured = {int(p): ndcg_B for p, ndcg_B in measured.items()}
 
     def judge(
         self,
@@ -284,3 +318,7 @@ class Guard:
             return True if len(after) >= _MAX_AFTER else None
         fall = before[:, 0].mean() - after[:, 0].mean()
         return bool(known_before.mean() - known_after.mean() > fall / 2)
+
+
+def _scores_of(array: NDArray[np.float64]) -> list[tuple[float, bool]]:
+    return [(score, bool(is_known)) for score, is_known in array.tolist()]

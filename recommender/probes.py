@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recommender.metrics import ndcg_at_k
+from recommender.named_arrays import put_under, under
 from recommender.replay import windows_before
 from recommender.scorer import Scorer
 from recommender.votes import votes
@@ -45,8 +46,7 @@ class ProbeBook:
 
     When there are more, every second one is dropped and periods become twice as long. Among the
     newest events a user has a few votes at most, so that a few who flood the stream are not taken
-    for a world that has changed. A restart loses the newest events and those of the period that is
-    open; `state` has the others.
+    for a world that has changed. `state` has everything.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class ProbeBook:
         self._open: Windows | None = None
         self._num_in_period = 0
         self._num_events = 0
-        self._rng = np.random.default_rng(seed)
+        self._seed = seed
 
     @property
     def newest(self) -> Windows | None:
@@ -100,7 +100,8 @@ class ProbeBook:
         if windows is None:
             return
         if len(windows) > self._probes_per_period:
-            chosen = self._rng.permutation(len(windows))[: self._probes_per_period]
+            rng = np.random.default_rng((self._seed, self._num_events))
+            chosen = rng.permutation(len(windows))[: self._probes_per_period]
             windows = select(windows, np.sort(chosen))
         popularity_MV = popularity_MV.copy()
         level_B = probe_ndcg(scorer, windows, popularity_MV)
@@ -138,22 +139,29 @@ class ProbeBook:
         return metrics
 
     def state(self) -> dict[str, NDArray[Any]]:
-        """The slices as arrays, for `load_state`."""
+        """Everything as arrays, for `load_state`."""
         state: dict[str, NDArray[Any]] = {
-            "counts": np.array([self._num_events, self.period_events])
+            "counts": np.array([self._num_events, self.period_events, self._num_in_period]),
+            "newest_users": self._newest_users,
+            **put_under("open.", _arrays_of(self._open)),
+            **put_under("newest.", _arrays_of(self._newest)),
         }
         for period, probes in self.slices.items():
-            state |= {f"{period}.{name}": getattr(probes.windows, name) for name in _COLUMNS}
+            state |= put_under(f"{period}.", _arrays_of(probes.windows))
             state[f"{period}.popularity_MV"] = probes.popularity_MV
             state[f"{period}.level_B"] = probes.level_B
         return state
 
     def load_state(self, state: Mapping[str, NDArray[Any]]) -> None:
-        """Take the slices over from a state; an empty one changes nothing."""
+        """Become the book whose `state` this is; an empty one changes nothing."""
         if not state:
             return
-        self._num_events, self.period_events = (int(n) for n in state["counts"])
-        self._open, self._num_in_period = None, 0
+        # A state from before there were more holds two counts and the slices.
+        counts = [int(n) for n in state["counts"]]
+        self._num_events, self.period_events, self._num_in_period = (*counts, 0)[:3]
+        self._newest_users = np.array(state.get("newest_users", ()), np.int64)
+        self._open = _windows_of(under("open.", state))
+        self._newest = _windows_of(under("newest.", state))
         periods = sorted(int(n.split(".")[0]) for n in state if n.endswith(".level_B"))
         self.slices = {
             period: Slice(
@@ -194,6 +202,15 @@ class MemoryProbes:
         self._round += 1
         return self._windows
 
+    def state(self) -> dict[str, NDArray[Any]]:
+        """Everything as arrays, for `load_state`."""
+        return {"round": np.array(self._round), **_arrays_of(self._windows)}
+
+    def load_state(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Go on as the ones whose `state` this is; an empty one changes nothing."""
+        if state:
+            self._round, self._windows = int(state["round"]), _windows_of(state)
+
 
 def probe_ndcg(
     scorer: Scorer, probes: Windows, popularity_MV: NDArray[np.float32]
@@ -216,6 +233,16 @@ def probe_ndcg(
     equal_B = (scores_BV == target_scores_B[:, None]).sum(axis=1) - 1
     rank_B = 1 + better_B + equal_B / 2
     return ndcg_at_k(rank_B, 10)
+
+
+def _arrays_of(windows: Windows | None) -> dict[str, NDArray[Any]]:
+    return {} if windows is None else {name: getattr(windows, name) for name in _COLUMNS}
+
+
+def _windows_of(arrays: Mapping[str, NDArray[Any]]) -> Windows | None:
+    if not all(name in arrays for name in _COLUMNS):
+        return None
+    return Windows(*(np.array(arrays[name]) for name in _COLUMNS))
 
 
 def _joined(some: Windows | None, more: Windows) -> Windows:

@@ -235,8 +235,12 @@ class ReplayMemory:
         half_life: float,
         rng: np.random.Generator,
         leave_out: LeaveOut = EVERYTHING,
+        through: int | None = None,
     ) -> Windows:
         """Windows that end at `n` sampled events, drawn with replacement; none if there is none.
+
+        With `through` the later events might as well not be there: as long as the recent window
+        holds all events, the same are drawn as before they came.
 
         Args:
             n: Windows to draw. Fewer come if nearly all events are left out.
@@ -244,14 +248,17 @@ class ReplayMemory:
             half_life: In events, of the age under `recency`.
             rng: Decides what is drawn.
             leave_out: Events that no window may end at.
+            through: Last offset that may be drawn; default the newest.
         """
-        num_events = self.num_events if len(self._older()) else self._num_recent
-        if num_events == 0:
+        newest = self.next_offset - 1 if through is None else min(through, self.next_offset - 1)
+        num_later = self.next_offset - 1 - newest
+        num_events = (self.num_events if len(self._older()) else self._num_recent) - num_later
+        if num_events <= 0:
             return windows_of([], self._num_columns)
         drawn = np.empty(0, _EVENT)
         for _ in range(_MAX_DRAWS):
             ages = _draw_ages(n - len(drawn), num_events, strategy, half_life, rng)
-            events_N = self._aged(ages, rng)
+            events_N = self._aged(ages + num_later, rng)
             may_N = leave_out.may_learn(events_N["user"], events_N["offset"])
             drawn = np.concatenate([drawn, events_N[may_N]])
             if len(drawn) == n:

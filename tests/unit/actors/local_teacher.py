@@ -96,7 +96,7 @@ class FakeStore:
         return self.trainers[version - 1]
 
     async def list_versions(self) -> list[VersionInfo]:
-        return self.infos
+        return self.infos[::-1]
 
     async def pin(self, _version: int) -> None: ...
 
@@ -142,7 +142,7 @@ class World:
         assert action.state is None
         learner = Learner(Recommender(MODEL, action.growth.new_VD), settings.training, seed=0)
         _, popularity_MV, touched_V = teacher.warmup_state()
-        for batch in islice(cycle(teacher.warmup_batches()), num_steps):
+        for batch in islice(cycle(teacher.warmup_batches(0)), num_steps):
             learner.step(batch, popularity_MV, touched_V)
         teacher.publish(learner, "warm-up")
         return teacher, learner

@@ -164,9 +164,9 @@ def test_the_blend_learns_how_much_ials_is_worth(world: World) -> None:
     world.append(taste_events(200, 300))
     teacher.next_action(False)
     assert (teacher.examiner.blend.weights()["ials"] != before).any()
-    off = Examiner(BlendSettings(), 10, np.random.default_rng(0), 2)
+    off = Examiner(BlendSettings(), 10, 2)
     lineage = Lineage(GuardSettings(), MODEL, num_shards=2)
-    off.examine([], Counters(), lineage, 10, FactorLane(None, 2))
+    off.examine([], Counters(), lineage, 10, FactorLane(None, 2), np.random.default_rng(0))
     assert off.metrics() == {}
 
 

@@ -237,8 +237,14 @@ def test_replay_is_over_known_rows_and_none_before_there_is_anything(make: Make)
     assert world.feed.replay(8, "uniform", 100.0, seed=0) is None
     world.put("a", "b")
     world.append(0, clicks(1, "a", "nothing", "b"))
+    assert world.feed.replay(8, "uniform", 100.0, seed=0) is None, "nothing was handed out yet"
+    world.take(enough=4)
     windows = world.feed.replay(64, "uniform", 100.0, seed=1)
     assert windows is not None
+    world.append(0, clicks(4, "b", "b"))
+    again = world.feed.replay(64, "uniform", 100.0, seed=1)
+    assert again is not None
+    assert again.items_BT.tolist() == windows.items_BT.tolist(), "those came later"
     kinds = {tuple(row) for row in windows.items_BT.tolist()}
     assert kinds == {(0, PAD, PAD, PAD), (0, 1, PAD, PAD)}
 

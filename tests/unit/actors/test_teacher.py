@@ -105,6 +105,24 @@ def test_a_served_version_that_does_no_harm_stays(
     assert world.store.current.manifest.version == 2
 
 
+def test_a_publish_that_ends_while_training_starts_puts_nothing_into_quarantine(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    second_version(world, monkeypatch)
+    stored = world.store.list_versions
+
+    async def list_and_end() -> list[VersionInfo]:
+        await world.store.promote(2, "the publish is over")
+        return await stored()
+
+    world.teachers[0].feed.run(world.store.promote(1, "not yet over"))
+    monkeypatch.setattr(world.store, "list_versions", list_and_end)
+    teacher = world.start(job())
+    assert isinstance(teacher.next_action(True), Restart)
+    assert teacher.lineage.head == 2
+    assert teacher.lineage.quarantine.spans() == ()
+
+
 def test_learning_waits_while_the_disk_is_full_and_says_so_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
