@@ -28,6 +28,7 @@ from actors.messages import (
     StorageError,
     UserHistory,
 )
+from actors.once_a_minute import OnceAMinute
 from actors.opening import Opening
 from actors.settings import BufferSettings, StorageSettings
 from actors.shard_memory import RecentIds, ShardMemory
@@ -102,6 +103,7 @@ class EventBuffer:
         self._committing: asyncio.Task[None] | None = None
         self._compacting: asyncio.Task[None] | None = None
         self._warning = ""
+        self._failures = OnceAMinute()
         self._replaying = asyncio.Lock()
         self._opening = Opening(f"shard {shard}", self._open, lambda opened: opened.log.failure)
 
@@ -277,7 +279,8 @@ class EventBuffer:
             try:
                 results = await self._commit(shard, [request.events for request in group])
             except Exception as error:  # every caller gets it
-                logger.exception("commit failed shard=%d", self._shard_number)
+                if num := self._failures.num_to_tell():
+                    logger.exception("commit failed shard=%d times=%d", self._shard_number, num)
                 for request in group:
                     request.done.set_exception(error)
             else:

@@ -139,7 +139,7 @@ class EventLog:
                 make_folder(sub)
                 remove_leftovers(sub)
             self._recover()
-            self._high_water.save(self.next_offset)
+            self._high_water.save_on_opening(self.next_offset)
         except OSError as error:
             raise storage_error(f"open the log in {folder}", error) from error
 

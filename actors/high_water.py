@@ -7,7 +7,8 @@ from pathlib import Path
 
 from actors.checked_json import checked_json, read_checked_json
 from actors.durable_files import replace_file
-from actors.messages import CorruptStorage, StorageError
+from actors.messages import CorruptStorage, StorageError, StorageFull
+from actors.once_a_minute import OnceAMinute
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +25,7 @@ class HighWater:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._is_due = False
+        self._failures = OnceAMinute()
 
     def read(self, *, has_rows: bool) -> int:
         """The offset that was reached.
@@ -50,6 +52,19 @@ class HighWater:
         replace_file(self._path, checked_json({_FIELD: next_offset}))
         self._is_due = False
 
+    def save_on_opening(self, next_offset: int) -> None:
+        """Note an offset; on a full disk the note that is there will do until there is space.
+
+        Raises:
+            StorageError: If that failed, and there is no note or another reason.
+        """
+        try:
+            self.save(next_offset)
+        except StorageFull:
+            if not self._path.exists():
+                raise
+            self._is_due = True
+
     def set_due(self) -> None:
         """A new file was begun: `save_if_due` is to note its first rows."""
         self._is_due = True
@@ -63,8 +78,11 @@ class HighWater:
             self.save_if_possible(next_offset)
 
     def save_if_possible(self, next_offset: int) -> None:
-        """Note an offset; a failure is logged."""
+        """Note an offset; a failure is logged, once a minute."""
         try:
             self.save(next_offset)
         except StorageError as error:
-            logger.warning("high water not noted path=%s error=%s", self._path, error)
+            if num := self._failures.num_to_tell():
+                logger.warning(
+                    "high water not noted path=%s times=%d error=%s", self._path, num, error
+                )

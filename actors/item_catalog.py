@@ -124,7 +124,7 @@ class ItemCatalog:
             changed, num_new = table.new_or_changed(items)
             if changed:
                 require_free_space(self._data_dir, self._min_free_bytes)
-                await self._opening.write(catalog.log.append, item_batch(changed))
+                await self._opening.write(_append, catalog, changed)
                 table.accept(changed)
             target = table.num_changes
         self._encode_in_background(catalog)
@@ -268,6 +268,11 @@ class ItemCatalog:
         except StorageError as error:
             # Only a cache: a restart encodes these again.
             logger.warning("text vectors not kept error=%s", error)
+
+
+def _append(catalog: Catalog, items: Sequence[Item]) -> None:
+    catalog.folder.check_is_ours()
+    catalog.log.append(item_batch(items))
 
 
 def _check_finite(vectors_ND: NDArray[np.float32], encoder: str) -> None:

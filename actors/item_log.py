@@ -119,7 +119,7 @@ class AppendOnlyFile:
                 raise CorruptStorage(
                     f"{self._path} has {self.offset} rows, expected {reached} or more"
                 )
-            self._high_water.save(self.offset)
+            self._high_water.save_on_opening(self.offset)
         return batches
 
     def _read(self) -> list[pa.RecordBatch]:

@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Generic, TypeVar
 
 from actors.messages import Recovering, ShardUnavailable
+from actors.once_a_minute import OnceAMinute
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +39,7 @@ class Opening(Generic[T]):
         self._name = name
         self._open_it = open_it
         self._failure_of = failure_of
+        self._failures = OnceAMinute()
         self._writer = ThreadPoolExecutor(1, thread_name_prefix=f"{name}-writer")
         self._future = self._begin()
 
@@ -93,5 +95,5 @@ class Opening(Generic[T]):
 
     def _log_failure(self, future: Future[T]) -> None:
         error = future.exception()
-        if error:
-            logger.error("cannot open name=%s error=%r", self._name, error)
+        if error and (num := self._failures.num_to_tell()):
+            logger.error("cannot open name=%s times=%d error=%r", self._name, num, error)

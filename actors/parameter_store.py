@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import psutil
-import ray
 from ray.exceptions import RayError
 
 from actors.durable_files import require_free_space
@@ -25,6 +24,7 @@ from actors.messages import (
 from actors.opening import Opening
 from actors.served_versions import ServedVersions
 from actors.settings import StorageSettings, StoreSettings
+from actors.shared_memory import put_arrays
 from actors.storage_folder import StorageFolder
 from actors.version_files import MODEL, TRAINER, Arrays, VersionFiles
 
@@ -70,7 +70,7 @@ class ParameterStore:
         self,
         storage: StorageSettings,
         settings: StoreSettings,
-        put: Callable[[Any], Any] = ray.put,
+        put: Callable[[Any], Any] = put_arrays,
     ) -> None:
         """Begin to open the folder.
 
@@ -107,13 +107,16 @@ class ParameterStore:
 
         Raises:
             VersionRefused: If an array is not finite, cannot be stored, or was lost on the way.
+            StorageFull: If the disk or the shared memory has too little space.
             StorageError: If writing failed; the head is as before.
             ShardUnavailable: If the store is recovering or failed.
         """
         async with self._changing:
             store = await self._opening.ready()
             model, trainer = await _arrays(references)
-            return await self._change(self._publish, store, manifest, model, trainer, promote)
+            self._check_there_is_space(model, trainer)
+            publish = store.versions.publish
+            return await self._change(store, publish, manifest, model, trainer, promote)
 
     async def promote(self, version: int, reason: str) -> Head:
         """Make a version the head; nothing changes if it is the head.
@@ -124,7 +127,7 @@ class ParameterStore:
         """
         async with self._changing:
             store = await self._opening.ready()
-            return await self._change(store.versions.promote, version, reason)
+            return await self._change(store, store.versions.promote, version, reason)
 
     async def rollback(self, reason: str) -> Head:
         """Make the head before this one the head.
@@ -135,19 +138,19 @@ class ParameterStore:
         """
         async with self._changing:
             store = await self._opening.ready()
-            return await self._change(store.versions.rollback, reason)
+            return await self._change(store, store.versions.rollback, reason)
 
     async def pin(self, version: int) -> VersionInfo:
         """Keep a version for ever. Raises `UnknownVersion`."""
         async with self._changing:
             store = await self._opening.ready()
-            return await self._change(store.versions.set_pinned, version, True)
+            return await self._change(store, store.versions.set_pinned, version, True)
 
     async def unpin(self, version: int) -> VersionInfo:
         """Let a version go when its time comes. Raises `UnknownVersion`."""
         async with self._changing:
             store = await self._opening.ready()
-            return await self._change(store.versions.set_pinned, version, False)
+            return await self._change(store, store.versions.set_pinned, version, False)
 
     async def head(self) -> Head | None:
         """The version that is served, None before the first."""
@@ -205,9 +208,14 @@ class ParameterStore:
             if store := self._opening.opened:
                 store.folder.close()
 
-    async def _change(self, work: Callable[..., R], *args: Any) -> R:
+    async def _change(self, store: Store, work: Callable[..., R], *args: Any) -> R:
         """Run one change on the writer thread, then let everyone know."""
-        result = await self._opening.write(work, *args)
+
+        def change() -> R:
+            store.folder.check_is_ours()
+            return work(*args)
+
+        result = await self._opening.write(change)
         self._moved.notify()
         return result
 
@@ -222,13 +230,9 @@ class ParameterStore:
             raise
         return Store(folder, files, versions)
 
-    def _publish(
-        self, store: Store, manifest: Manifest, model: Arrays, trainer: Arrays, promote: bool
-    ) -> VersionInfo:
+    def _check_there_is_space(self, model: Arrays, trainer: Arrays) -> None:
         needed_bytes = sum(array.nbytes for part in (model, trainer) for array in part.values())
         require_free_space(self._data_dir, self._min_free_bytes, needed_bytes)
-        store.folder.check_is_ours()
-        return store.versions.publish(manifest, model, trainer, promote)
 
 
 async def _arrays(references: Sequence[Any]) -> list[Arrays]:

@@ -7,13 +7,13 @@ import logging
 from dataclasses import replace
 from typing import Any
 
-import ray
 from ray.exceptions import GetTimeoutError, ObjectLostError
 
 from actors.asking import ask
 from actors.messages import Head, Manifest, ShardUnavailable, VersionInfo
 from actors.naming import PARAMETER_STORE, find_actor
 from actors.parameter_store import StoreStatus
+from actors.shared_memory import put_arrays
 from actors.version_files import Arrays
 
 logger = logging.getLogger(__name__)
@@ -48,9 +48,7 @@ class ParameterStoreClient:
             StorageError: If it could not be written; the head is as before.
             ShardUnavailable: If the store did not answer.
         """
-        references = [
-            await asyncio.to_thread(ray.put, dict(arrays)) for arrays in (payload, trainer)
-        ]
+        references = [await asyncio.to_thread(put_arrays, arrays) for arrays in (payload, trainer)]
         try:
             return await self._publish(manifest, references, promote)
         except ShardUnavailable as error:

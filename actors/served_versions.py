@@ -12,6 +12,7 @@ from actors.messages import (
     Head,
     Manifest,
     StorageError,
+    StorageFull,
     UnknownVersion,
     VersionInfo,
 )
@@ -43,7 +44,7 @@ class ServedVersions:
             put: Puts arrays where readers share them, and gives a reference.
 
         Raises:
-            StorageError: If a move of the head could not be written.
+            StorageError: If a move of the head could not be written, unless the disk is full.
         """
         self.record = HeadRecord()
         self.head: Head | None = None
@@ -63,13 +64,16 @@ class ServedVersions:
             VersionRefused: If an array is not finite or cannot be stored.
             StorageError: If writing failed; the head is as before.
         """
+        # Shared memory may be full too: better before anything is on disk.
+        payload = self._put(dict(model)) if promote else None
         version = self.record.next_version
         # The number is used up before anything exists under it, whatever happens next.
         promoting = version if promote else 0
         self._save(replace(self.record, next_version=version + 1, promoting=promoting))
         manifest = self._files.write(replace(manifest, version=version), model, trainer)
         if promote:
-            self._serve(self.record.promoted(version, manifest.reason), manifest, dict(model))
+            self._save(self.record.promoted(version, manifest.reason))
+            self._serve(manifest, payload)
         self._prune()
         logger.info("published version=%d promoted=%s", version, promote)
         return self._info(manifest)
@@ -138,7 +142,7 @@ class ServedVersions:
                     reason=f"recovered: {self.warning}",
                 )
             try:
-                self._move_to(record)
+                self._load(record)
             except (CorruptStorage, UnknownVersion) as error:
                 self.warning = self.warning or f"{type(error).__name__}: {error}"
             else:
@@ -150,8 +154,7 @@ class ServedVersions:
         """The end of a publish that a crash cut off; False if the version is damaged."""
         version = self.record.promoting
         try:
-            manifest = self._files.manifest(version)
-            self._move_to(self.record.promoted(version, manifest.reason))
+            self._load(self.record.promoted(version, self._files.manifest(version).reason))
         except (CorruptStorage, UnknownVersion) as error:
             self.warning = f"{type(error).__name__}: {error}"
             return False
@@ -160,14 +163,26 @@ class ServedVersions:
 
     def _move_to(self, record: HeadRecord) -> Head:
         manifest = self._files.manifest(record.version)
-        return self._serve(record, manifest, self._files.read(record.version, MODEL))
-
-    def _serve(self, record: HeadRecord, manifest: Manifest, model: Arrays) -> Head:
-        payload = self._put(model)
+        payload = self._put(self._files.read(record.version, MODEL))
         self._save(record)
+        return self._serve(manifest, payload)
+
+    def _load(self, record: HeadRecord) -> None:
+        """As `_move_to`, and on a full disk without a record of it: the next move writes one."""
+        manifest = self._files.manifest(record.version)
+        payload = self._put(self._files.read(record.version, MODEL))
+        try:
+            self._save(record)
+        except StorageFull as error:
+            logger.warning("head not recorded version=%d error=%s", record.version, error)
+            self.record = record
+        self._serve(manifest, payload)
+
+    def _serve(self, manifest: Manifest, payload: Any) -> Head:
+        """What the record says is served."""
         self.payload = payload
-        self.head = Head(record.sequence, manifest, record.reason)
-        logger.info("head version=%d reason=%s", record.version, record.reason)
+        self.head = Head(self.record.sequence, manifest, self.record.reason)
+        logger.info("head version=%d reason=%s", self.record.version, self.record.reason)
         return self.head
 
     def _save(self, record: HeadRecord) -> None:

@@ -7,13 +7,13 @@ import os
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from actors.checked_json import checked_json, read_checked_json
 from actors.durable_files import make_folder, replace_file
-from actors.messages import CorruptStorage, StorageError
+from actors.messages import CorruptStorage, StorageError, StorageFull
 
 FORMAT_VERSION = 1
 _IDENTITY = "identity.json"
@@ -28,17 +28,20 @@ class StorageFolder:
 
     Promises that no two processes hold it at once, that a folder of another installation or another
     part is refused, and that one which was in use before and is now empty is refused too: starting
-    afresh there would forget what was acknowledged and look healthy.
+    afresh there would forget what was acknowledged and look healthy. On a disk without a byte left
+    the lock is enough to read; the epoch rises before the first write.
 
     Attributes:
         path: The folder.
-        epoch: Rises at every claim; `check_is_ours` compares it, for file systems without locks.
+        epoch: One more than at the claim before; `check_is_ours` compares it with the one on disk,
+            for file systems without locks.
     """
 
     def __init__(self, path: Path, epoch: int, lock: int) -> None:
         self.path = path
         self.epoch = epoch
         self._lock: int | None = lock
+        self._is_raised = False
 
     @classmethod
     def claim(
@@ -72,30 +75,46 @@ class StorageFolder:
         try:
             _settle(data_dir, name)
             _check_identity(data_dir, name, identity, installation)
-            epoch = _raise_epoch(path / _EPOCH)
+            folder = cls(path, _epoch(path) + 1, lock)
+            with suppress(StorageFull):
+                folder._raise_epoch()
         except BaseException:
             os.close(lock)
             raise
-        return cls(path, epoch, lock)
+        return folder
 
     def check_is_ours(self) -> None:
-        """Raise `StorageError` if another process claimed the folder since, or may have."""
-        try:
-            epoch = read_checked_json(self.path / _EPOCH)["epoch"]
-        except CorruptStorage as error:
-            if isinstance(error.__cause__, OSError):
-                raise StorageError(f"whether {self.path} is still ours: {error}") from error
-            raise
-        if epoch != self.epoch:
-            raise StorageError(
-                f"{self.path} was claimed by another process: epoch {epoch}, ours is {self.epoch}"
-            )
+        """Before each write.
+
+        Raises:
+            StorageFull: If the epoch, which had no space when the folder was claimed, has none yet.
+            StorageError: If another process claimed the folder since, or may have.
+        """
+        self._check_epoch()
+        if not self._is_raised:
+            self._raise_epoch()
 
     def close(self) -> None:
         """Give the lock back."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+    def _raise_epoch(self) -> None:
+        replace_file(self.path / _EPOCH, checked_json({"epoch": self.epoch}))
+        self._is_raised = True
+
+    def _check_epoch(self) -> None:
+        try:
+            epoch = _epoch(self.path)
+        except CorruptStorage as error:
+            if isinstance(error.__cause__, OSError):
+                raise StorageError(f"whether {self.path} is still ours: {error}") from error
+            raise
+        if epoch != self.epoch - (not self._is_raised):
+            raise StorageError(
+                f"{self.path} was claimed by another process: epoch {epoch}, ours is {self.epoch}"
+            )
 
 
 def found_installation(data_dir: Path, install_id: str = "") -> str:
@@ -197,7 +216,7 @@ def _installation(data_dir: Path, install_id: str) -> Iterator[dict[str, Any]]:
         os.close(lock)
 
 
-def _raise_epoch(path: Path) -> int:
-    epoch: int = read_checked_json(path)["epoch"] + 1 if path.exists() else 1
-    replace_file(path, checked_json({"epoch": epoch}))
+def _epoch(folder: Path) -> int:
+    path = folder / _EPOCH
+    epoch: int = read_checked_json(path)["epoch"] if path.exists() else 0
     return epoch

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +35,18 @@ class SmallDisk:
         """Give the space back."""
         self._filler.unlink()
 
+    def fill_inodes(self) -> None:
+        """Take every inode, and next to no space."""
+        folder = self._inode_filler
+        folder.mkdir()
+        with suppress(OSError):
+            for number in itertools.count():
+                (folder / str(number)).touch()
+
+    def empty_inodes(self) -> None:
+        """Give the inodes back."""
+        shutil.rmtree(self._inode_filler)
+
     def temporaries(self) -> list[Path]:
         """Files that somebody began and did not finish."""
         return sorted(self.path.rglob("*.tmp"))
@@ -42,12 +55,17 @@ class SmallDisk:
     def _filler(self) -> Path:
         return self.path / "filler"
 
+    @property
+    def _inode_filler(self) -> Path:
+        return self.path / "inode-filler"
+
 
 @contextmanager
-def small_disk(path: Path, size_mib: int) -> Iterator[SmallDisk]:
+def small_disk(path: Path, size_mib: int, num_inodes: int = 10_000) -> Iterator[SmallDisk]:
     """Mount it at a new folder; skips the test where that is not allowed."""
     path.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={size_mib}m,mode=0700", "tmpfs", str(path)]
+    options = f"size={size_mib}m,nr_inodes={num_inodes},mode=0700"
+    mount = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(path)]
     done = subprocess.run(mount, capture_output=True, text=True, check=False)
     if done.returncode:
         pytest.skip(f"a small disk cannot be mounted: {done.stderr.strip()}")

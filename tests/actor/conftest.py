@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import ray
 from actor_tools import Starter
+from own_ray import own_ray
 
-from actors.naming import NAMESPACE
 from actors.settings import StorageSettings
 
 
 @pytest.fixture(scope="session", autouse=True)
 def local_ray() -> Iterator[None]:
-    """A local node with logical CPUs; its folder has a short name, for sockets."""
-    with tempfile.TemporaryDirectory(prefix="rh", dir="/tmp", ignore_cleanup_errors=True) as folder:
-        ray.init(
-            num_cpus=8,
-            include_dashboard=False,
-            namespace=NAMESPACE,
-            _temp_dir=folder,
-            log_to_driver=False,
-        )
+    """One node for all tests."""
+    with own_ray(num_cpus=8):
         yield
-        ray.shutdown()
 
 
 @pytest.fixture

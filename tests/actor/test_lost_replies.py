@@ -10,7 +10,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from collections import Counter
 from pathlib import Path
 
@@ -90,20 +89,10 @@ async def send_until_acknowledged(folder: Path) -> dict[str, int]:
 
 
 def main() -> None:
-    import ray
+    from own_ray import own_ray
 
-    from actors.naming import NAMESPACE
-
-    with tempfile.TemporaryDirectory(prefix="rh", dir="/tmp", ignore_cleanup_errors=True) as folder:
-        ray.init(
-            num_cpus=2,
-            include_dashboard=False,
-            namespace=NAMESPACE,
-            _temp_dir=folder,
-            log_to_driver=False,
-        )
+    with own_ray(num_cpus=2):
         told = asyncio.run(send_until_acknowledged(Path(sys.argv[1])))
-        ray.shutdown()
     print(json.dumps(told))
 
 
