@@ -42,6 +42,8 @@ StorageArgument = Annotated[
 PortOption = Annotated[
     int | None, typer.Option("--port", min=1, max=65_535, help="HTTP port [default: 8000].")
 ]
+_DRAIN_TIMEOUT_S = 20.0
+"""Above what any request may take with the default settings."""
 MaxEventsOption = Annotated[int | None, typer.Option(min=1, help="Use only the first events.")]
 
 
@@ -104,14 +106,17 @@ def up(
 
 @app.command()
 def down(config: ConfigOption = None, data_dir: DataDirOption = None) -> None:
-    """Stop the system that runs on a storage folder. Acknowledged events and versions stay."""
+    """Stop the system that runs on a storage folder. Acknowledged events and versions stay.
+
+    The port is closed at once; requests that were taken before that are still answered.
+    """
     from cluster.launch import shut_down
     from cluster.local_cluster import find_cluster
 
     settings = _settings(config, data_dir, None)
     record = find_cluster(settings.storage.data_dir)
     if record is not None:
-        with console.status("draining requests ..."):
+        with console.status("finishing requests ..."):
             _drain(record)
     with console.status("stopping ..."):
         num_processes = shut_down(settings)
@@ -119,6 +124,26 @@ def down(config: ConfigOption = None, data_dir: DataDirOption = None) -> None:
         console.print(f"stopped {num_processes} processes")
     else:
         console.print(f"nothing runs on {record_dir(settings)}")
+
+
+@app.command()
+def deploy(
+    config: ConfigOption = None, data_dir: DataDirOption = None, port: PortOption = None
+) -> None:
+    """Roll the replicas of a running system to the `serving` settings of --config.
+
+    One after another, and no request fails: each goes when another one serves in its place. They
+    run the code that is installed now. What is set elsewhere, host and port take effect with
+    `rheos down` and `rheos up`; if that differs, nothing is done.
+    """
+    from cluster.launch import roll_replicas
+
+    settings = _settings(config, data_dir, port)
+    record = _running(settings)
+    started = time.monotonic()
+    with console.status("replacing the replicas ..."):
+        num_replicas = roll_replicas(settings, record)
+    console.print(f"{num_replicas} new replicas after {time.monotonic() - started:.0f} s")
 
 
 @app.command()
@@ -507,8 +532,13 @@ def _attach(record: ClusterRecord) -> None:
 
 def _drain(record: ClusterRecord) -> None:
     """Let requests in flight finish; a cluster too ill for that is ended all the same."""
-    from cluster.local_cluster import attach
+    from cluster.ingress_close import close_ingress
+    from cluster.local_cluster import attach, has_haproxy
 
+    if has_haproxy():
+        if not close_ingress(record.mark, _DRAIN_TIMEOUT_S):
+            console.print(f"requests went on for over {_DRAIN_TIMEOUT_S:g} s; stopping anyway")
+        return
     try:
         attach(record)
         from ray import serve

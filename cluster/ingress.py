@@ -57,9 +57,10 @@ def write_wrapper(folder: Path, haproxy: str, limits: IngressLimits) -> Path:
     command = shlex.join(
         [sys.executable, "-I", "-S", str(Path(haproxy_wrapper.__file__)), wrapping.to_json()]
     )
-    program = folder / "haproxy"
-    program.write_text(f'#!/bin/sh\nexec {command} "$@"\n', encoding="utf-8")
-    program.chmod(0o700)
+    program, beside = folder / "haproxy", folder / "haproxy.new"
+    beside.write_text(f'#!/bin/sh\nexec {command} "$@"\n', encoding="utf-8")
+    beside.chmod(0o700)
+    beside.replace(program)  # a running system may be about to start it
     return program
 
 

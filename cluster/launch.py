@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 from cluster.config import Settings
 from cluster.ingress import refusal
@@ -13,6 +14,7 @@ from cluster.local_cluster import (
     ingress_folder,
     start_ray,
     stop_ray,
+    write_ingress,
 )
 from recommender.implicit_factors import require_solver
 
@@ -51,6 +53,44 @@ def launch(settings: Settings, *, train: bool, say: Callable[[str], object]) -> 
             raise ClusterError(reason) from error
         raise
     return record
+
+
+def roll_replicas(settings: Settings, record: ClusterRecord) -> int:
+    """Replace every replica of a running system by one with these settings; returns how many.
+
+    Raises:
+        ClusterError: If something else is set than when the system was started, or the new replicas
+            do not come to serve; the old ones go on then.
+    """
+    path = Path(record.settings_path)
+    running = Settings.model_validate_json(path.read_text(encoding="utf-8"))
+    if fixed := settings_that_need_a_restart(running, settings):
+        raise ClusterError(
+            f"{', '.join(fixed)} differ from what this system was started with, and cannot change "
+            "while it runs: `rheos down`, then `rheos up`"
+        )
+    # Serve starts HAProxy anew whenever a replica comes or goes, so the limits follow.
+    write_ingress(settings.serving, record.mark)
+    attach(record)
+    from cluster.system import num_running_replicas, start_serving
+
+    try:
+        start_serving(settings)
+    except (RuntimeError, TimeoutError) as error:
+        raise ClusterError(f"the new replicas do not serve: {error}") from error
+    path.write_text(settings.model_dump_json(indent=1), encoding="utf-8")
+    return num_running_replicas()
+
+
+def settings_that_need_a_restart(running: Settings, wanted: Settings) -> list[str]:
+    """Settings that differ and that replicas cannot take up by themselves."""
+    return [
+        f"{section}.{key}"
+        for section, table in wanted
+        for key, value in table
+        if value != getattr(getattr(running, section), key)
+        and (section != "serving" or key in ("host", "port"))
+    ]
 
 
 def shut_down(settings: Settings) -> int:

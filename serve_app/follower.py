@@ -58,7 +58,7 @@ class SnapshotFollower:
         self._on_failure = on_failure
         self._on_model = on_model
         self._tasks: list[asyncio.Task[None]] = []
-        self._ready = asyncio.Event()
+        self._caught_up = asyncio.Event()
         self._catalog_grew = asyncio.Condition()
 
     @property
@@ -97,14 +97,14 @@ class SnapshotFollower:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks.clear()
 
-    async def wait_until_ready(self, timeout_s: float) -> bool:
-        """Whether `is_ready` came true in time."""
+    async def wait_until_caught_up(self, timeout_s: float) -> bool:
+        """Whether all three had caught up once in time, the head too if there is one."""
         try:
             async with asyncio.timeout(timeout_s):
-                await self._ready.wait()
+                await self._caught_up.wait()
         except TimeoutError:
-            logger.warning("not ready after seconds=%.1f", timeout_s)
-        return self.is_ready
+            logger.warning("not caught up after seconds=%.1f", timeout_s)
+        return self._caught_up.is_set()
 
     async def wait_for_revision(self, revision: int, timeout_s: float) -> bool:
         """Whether the catalogue here reached `revision` in time."""
@@ -129,8 +129,8 @@ class SnapshotFollower:
                 follow.failures_in_a_row = 0
                 follow.last_error = ""
                 follow.updated_s = time.monotonic()
-                if self.is_ready:
-                    self._ready.set()
+                if all(each.caught_up for each in self.follows.values()):
+                    self._caught_up.set()
 
     async def _survive(self, name: str, error: Exception) -> None:
         follow = self.follows[name]

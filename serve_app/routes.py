@@ -62,8 +62,9 @@ def build_api(service: RecommenderService) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         service.follower.start()
-        # Serve sends requests from here on: an empty catalogue would hide every history.
-        await service.follower.wait_until_ready(service.settings.actor_timeout_s)
+        # Serve sends requests from here on: an empty catalogue would hide every history, and
+        # whoever has been answered by the head shall not be answered without it.
+        await service.follower.wait_until_caught_up(service.settings.actor_timeout_s)
         yield
         await service.follower.stop()
 

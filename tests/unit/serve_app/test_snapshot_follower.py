@@ -9,10 +9,10 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from serving_fakes import FakeActors, eventually, film, films, replica, service_over
+from serving_fakes import FakeActor, FakeActors, eventually, film, films, replica, service_over
 
 from actors.messages import ShardUnavailable
-from serve_app.follower import CATALOG
+from serve_app.follower import CATALOG, HEAD
 from serve_app.routes import build_api
 
 
@@ -191,12 +191,15 @@ async def test_a_new_service_answers_nothing_from_before_it_was_started(
 
 
 @pytest.mark.usefixtures("quick_pauses")
-async def test_a_new_replica_is_sent_no_request_before_it_knows_the_items(
-    actors: FakeActors,
+@pytest.mark.parametrize(("late", "what"), [("catalog", CATALOG), ("store", HEAD)])
+async def test_a_new_replica_is_sent_no_request_before_it_has_the_items_and_the_head(
+    actors: FakeActors, late: str, what: str
 ) -> None:
+    await actors.store.publish(actors.catalog)
     service = service_over(actors)
     api = build_api(service)
-    actors.catalog.error = ShardUnavailable("starting")
+    actor: FakeActor = getattr(actors, late)
+    actor.error = ShardUnavailable("starting")
     started = asyncio.Event()
 
     async def run_until_known() -> None:
@@ -204,11 +207,12 @@ async def test_a_new_replica_is_sent_no_request_before_it_knows_the_items(
             started.set()
 
     running = asyncio.create_task(run_until_known())
-    await eventually(lambda: service.follower.follows[CATALOG].failures > 2)
+    await eventually(lambda: service.follower.follows[what].failures > 2)
     assert not started.is_set()
-    actors.catalog.error = None
+    actor.error = None
     await asyncio.wait_for(running, 5.0)
     assert service.follower.is_ready
+    assert service.state.model_version == 1
 
 
 @pytest.mark.usefixtures("quick_pauses")
