@@ -35,9 +35,9 @@ PATIENT = """\
 header_timeout_s = 30.0
 max_ongoing_requests = 500
 """
-"""Slow bodies are waited for longer than `rheos down` takes to close the port. And what a busy machine
-is slow to answer shall queue rather than be refused; the deadline is the default, or an outage of
-seconds would look like patience."""
+"""Slow bodies are waited for longer than `rheos down` takes to close the port. And what a busy
+machine is slow to answer shall queue rather than be refused; the deadline is the default, or an
+outage of seconds would look like patience."""
 NUM_SLOW = 8
 MAX_STOP_S = 40.0
 
