@@ -132,9 +132,9 @@ def deploy(
 ) -> None:
     """Roll the replicas of a running system to the `serving` settings of --config.
 
-    One after another, and no request fails: each goes when another one serves in its place. They
-    run the code that is installed now. What is set elsewhere, host and port take effect with
-    `rheos down` and `rheos up`; if that differs, nothing is done.
+    One after another: each goes when another one serves in its place. They run the code that is
+    installed now. What is set elsewhere, host and port take effect with `rheos down` and
+    `rheos up`; if that differs, nothing is done.
     """
     from cluster.launch import roll_replicas
 
