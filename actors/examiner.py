@@ -71,9 +71,7 @@ class Examiner:
             )
             for name, ranks_K in scored.ranks.items():
                 ndcg.setdefault(name, []).extend(ndcg_at_k(ranks_K, 10).tolist())
-            # Codes of users are those of their shard.
-            users_K = part.events.users_N[scored.indices_K].astype(np.int64)
-            users.extend((users_K * self._num_shards + part.shard).tolist())
+            users.extend(part.users_among(self._num_shards)[scored.indices_K].tolist())
         self._recent.append({f"{name}_ndcg_at_10": float(np.mean(v)) for name, v in ndcg.items()})
         if LEARNING not in ndcg:
             return Decision(Verdict.KEEP, "nothing was scored")

@@ -105,13 +105,7 @@ def newest_windows(
     windows = concatenate([select(part.events.windows, may_N) for part, may_N in learned])
     times_N = np.concatenate([part.events.acknowledged_ms_N[may_N] for part, may_N in learned])
     num_shards = 1 + max(part.shard for part, _ in learned)
-    users_N = np.concatenate(
-        [
-            # Codes of users are those of their shard.
-            part.events.users_N[may_N].astype(np.int64) * num_shards + part.shard
-            for part, may_N in learned
-        ]
-    )
+    users_N = np.concatenate([part.users_among(num_shards)[may_N] for part, may_N in learned])
     # Events of one append share a time; the later one of them comes first too.
     newest_first = np.argsort(times_N, kind="stable")[::-1]
     return select(windows, newest_first[firsts_first(users_N[newest_first])][:num_windows])
@@ -122,6 +116,4 @@ def held_out_events(
 ) -> tuple[Windows, NDArray[np.int64]]:
     """Windows that end at fresh events of users who are measured, and a number for each user."""
     held_N = leave_out[part.shard].held_out(part.events.users_N)
-    users_B = part.events.users_N[held_N].astype(np.int64)
-    # Codes of users are those of their shard.
-    return select(part.events.windows, held_N), users_B * len(leave_out) + part.shard
+    return select(part.events.windows, held_N), part.users_among(len(leave_out))[held_N]

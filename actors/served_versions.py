@@ -142,7 +142,7 @@ class ServedVersions:
                     reason=f"recovered: {self.warning}",
                 )
             try:
-                self._load(record)
+                self._move_to(record, is_opening=True)
             except (CorruptStorage, UnknownVersion) as error:
                 self.warning = self.warning or f"{type(error).__name__}: {error}"
             else:
@@ -154,29 +154,26 @@ class ServedVersions:
         """The end of a publish that a crash cut off; False if the version is damaged."""
         version = self.record.promoting
         try:
-            self._load(self.record.promoted(version, self._files.manifest(version).reason))
+            reason = self._files.manifest(version).reason
+            self._move_to(self.record.promoted(version, reason), is_opening=True)
         except (CorruptStorage, UnknownVersion) as error:
             self.warning = f"{type(error).__name__}: {error}"
             return False
         logger.warning("promotion finished version=%d", version)
         return True
 
-    def _move_to(self, record: HeadRecord) -> Head:
-        manifest = self._files.manifest(record.version)
-        payload = self._put(self._files.read(record.version, MODEL))
-        self._save(record)
-        return self._serve(manifest, payload)
-
-    def _load(self, record: HeadRecord) -> None:
-        """As `_move_to`, and on a full disk without a record of it: the next move writes one."""
+    def _move_to(self, record: HeadRecord, *, is_opening: bool = False) -> Head:
+        """Serve another version; on opening also where the disk has no room for the record."""
         manifest = self._files.manifest(record.version)
         payload = self._put(self._files.read(record.version, MODEL))
         try:
             self._save(record)
         except StorageFull as error:
+            if not is_opening:
+                raise
             logger.warning("head not recorded version=%d error=%s", record.version, error)
-            self.record = record
-        self._serve(manifest, payload)
+            self.record = record  # the next move writes one
+        return self._serve(manifest, payload)
 
     def _serve(self, manifest: Manifest, payload: Any) -> Head:
         """What the record says is served."""

@@ -57,6 +57,10 @@ class FreshPart:
     events: FreshEvents
     left_out: Mapping[str, int] = field(default_factory=dict)
 
+    def users_among(self, num_shards: int) -> NDArray[np.int64]:
+        """A number for the user of each event; their codes are those of their shard alone."""
+        return self.events.users_N.astype(np.int64) * num_shards + self.shard
+
 
 @dataclass(frozen=True)
 class CatalogGrowth:

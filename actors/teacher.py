@@ -463,9 +463,7 @@ class Teacher:
     def _add_probes(self, parts: list[FreshPart]) -> None:
         leave_out = self.lineage.leave_out()
         for part in parts:
-            # Codes of users are those of their shard.
-            users_N = part.events.users_N.astype(np.int64) * len(leave_out) + part.shard
-            self.lineage.guard.meet(users_N)
+            self.lineage.guard.meet(part.users_among(len(leave_out)))
             self.lineage.guard.probes.add(len(part.events), *held_out_events(part, leave_out))
 
     def _replay(

@@ -8,14 +8,12 @@ from __future__ import annotations
 import signal
 import socket
 import time
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import psutil
 
-from cluster.processes import is_alive, marked_processes
+from cluster.processes import is_alive, marked_processes, send
 
 _ADMIN_TIMEOUT_S = 2.0
 _POLL_S = 0.05
@@ -40,11 +38,12 @@ def close_ingress(mark: str, timeout_s: float) -> bool:
     processes = marked_processes(mark)
     haproxies = [process for process in processes if process.name() == "haproxy"]
     # Serve's controller would take an HAProxy that closes for a broken one, and put another there.
-    _send([process for process in processes if _is_controller(process)], signal.SIGSTOP)
+    send([process for process in processes if _is_controller(process)], signal.SIGSTOP)
     with ExitStack() as stack:
         # Opened before: an HAProxy that closes listens to nobody new, here neither.
-        admins = [stack.enter_context(_Admin(path)) for path in Path(mark).glob("*/ha.sock")]
-        _send(haproxies, signal.SIGUSR1)
+        sockets = Path(mark).glob("*/ha.sock")
+        admins = [stack.enter_context(closing(_Admin(path))) for path in sockets]
+        send(haproxies, signal.SIGUSR1)
         return _wait_until_quiet(haproxies, admins, timeout_s)
 
 
@@ -75,15 +74,8 @@ class _Admin:
             self._socket.connect(str(path))
             self._ask("prompt")  # keeps the session open after an answer
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """End the session."""
         self._socket.close()
 
     def is_busy(self) -> bool:
@@ -107,9 +99,3 @@ def _is_controller(process: psutil.Process) -> bool:
         return any(word.startswith("ray::ServeController") for word in process.cmdline()[:1])
     except psutil.NoSuchProcess:
         return False
-
-
-def _send(processes: list[psutil.Process], number: signal.Signals) -> None:
-    for process in processes:
-        with suppress(psutil.NoSuchProcess):
-            process.send_signal(number)

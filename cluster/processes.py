@@ -55,19 +55,20 @@ def _carries(process: psutil.Process, mark: str) -> bool:
 def end_processes(mark: str, grace_s: float = 5.0) -> int:
     """End every marked process, politely and then not; returns how many there were."""
     first = marked_processes(mark)
-    _send(first, signal.SIGTERM)
+    send(first, signal.SIGTERM)
     psutil.wait_procs(first, timeout=grace_s)
     num_ended = len(first)
     for _ in range(5):  # a killed parent may have started another child meanwhile
         left = marked_processes(mark)
         if not left:
             break
-        _send(left, signal.SIGKILL)
+        send(left, signal.SIGKILL)
         psutil.wait_procs(left, timeout=grace_s)
     return num_ended
 
 
-def _send(processes: list[psutil.Process], number: signal.Signals) -> None:
+def send(processes: list[psutil.Process], number: signal.Signals) -> None:
+    """Send a signal to those of these processes that are still there."""
     for process in processes:
         try:
             process.send_signal(number)

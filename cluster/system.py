@@ -13,6 +13,7 @@ from typing import Any
 import ray
 from ray import serve
 from ray.job_submission import JobStatus, JobSubmissionClient
+from ray.serve.schema import ApplicationStatusOverview
 
 from actors.asking import ask
 from actors.event_buffer import EventBuffer
@@ -97,7 +98,7 @@ def start_serving(settings: Settings) -> None:
 
 def num_running_replicas() -> int:
     """Replicas that serve now."""
-    return _replica_states().get("RUNNING", 0)
+    return _replica_states(serve.status().applications.get(APPLICATION)).get("RUNNING", 0)
 
 
 def app_settings(settings: Settings) -> AppSettings:
@@ -154,14 +155,13 @@ def system_status(settings: Settings) -> SystemStatus:
     application = serve.status().applications.get(APPLICATION)
     return SystemStatus(
         dict(zip(names, states, strict=True)),
-        _replica_states(),
+        _replica_states(application),
         "NOT_STARTED" if application is None else str(application.status.value),
     )
 
 
-def _replica_states() -> dict[str, int]:
+def _replica_states(application: ApplicationStatusOverview | None) -> dict[str, int]:
     """How many replicas are in which state."""
-    application = serve.status().applications.get(APPLICATION)
     states: Counter[str] = Counter()
     if application is not None:
         for deployment in application.deployments.values():
