@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cluster.config import Settings
 from cluster.ingress import refusal
+from cluster.interrupts import interrupts_held
 from cluster.local_cluster import (
     ClusterError,
     ClusterRecord,
@@ -94,9 +95,13 @@ def settings_that_need_a_restart(running: Settings, wanted: Settings) -> list[st
 
 
 def shut_down(settings: Settings) -> int:
-    """Disconnect this process and end the cluster; returns how many processes were ended."""
-    import ray
+    """Disconnect this process and end the cluster; returns how many processes were ended.
 
-    if ray.is_initialized():
-        ray.shutdown()  # first, or this process waits a minute for the cluster that is gone
-    return stop_ray(settings.storage.data_dir)
+    A Ctrl-C meanwhile, from someone impatient, leaves nothing running either.
+    """
+    with interrupts_held():
+        import ray
+
+        if ray.is_initialized():
+            ray.shutdown()  # first, or this process waits a minute for the cluster that is gone
+        return stop_ray(settings.storage.data_dir)

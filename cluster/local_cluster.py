@@ -26,6 +26,7 @@ import psutil
 
 from cluster.config import Settings
 from cluster.ingress import limits_of, write_wrapper
+from cluster.interrupts import interrupts_held
 from cluster.processes import (
     MARKER,
     end_processes,
@@ -118,7 +119,8 @@ def start_ray(settings: Settings) -> ClusterRecord:
         try:
             return _launch(settings, mark)
         except BaseException:
-            stop_ray(data_dir)
+            with interrupts_held():
+                stop_ray(data_dir)
             raise
 
 
@@ -135,17 +137,22 @@ def stop_ray(data_dir: Path, grace_s: float = 3.0) -> int:
 
 
 def attach(record: ClusterRecord) -> None:
-    """Connect this process to the cluster. Call before anything else imports Ray."""
-    os.environ.update(record.environment())
-    import ray
+    """Connect this process to the cluster. Call before anything else imports Ray.
 
-    if not ray.is_initialized():
-        ray.init(
-            address=record.address,
-            namespace="rheos",
-            log_to_driver=False,
-            logging_level=logging.WARNING,
-        )
+    A Ctrl-C counts when that is done: cut in `ray.init`, this process would crash when it ends
+    (Ray's threads run, and `ray.shutdown` does not know it).
+    """
+    os.environ.update(record.environment())
+    with interrupts_held():
+        import ray
+
+        if not ray.is_initialized():
+            ray.init(
+                address=record.address,
+                namespace="rheos",
+                log_to_driver=False,
+                logging_level=logging.WARNING,
+            )
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from live_system import LiveSystem, simulated_stream, wait_until
 
+from cluster import processes
 from cluster.http_client import event_body
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
@@ -77,6 +78,29 @@ def test_ctrl_c_leaves_no_process(tmp_path: Path, seconds: float) -> None:
     output, _ = process.communicate(timeout=60.0)
     assert process.returncode == 130, output
     assert other.processes() == []
+
+
+@pytest.mark.parametrize("moment", ["importing Ray", "connecting to Ray"])
+def test_ctrl_c_leaves_no_process_at_a_moment_that_does_harm(tmp_path: Path, moment: str) -> None:
+    other = LiveSystem(tmp_path)
+    process = subprocess.Popen(
+        other.command("demo"), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    reached = _maps_ray if moment == "importing Ray" else _runs_rays_threads
+    assert processes.wait_until(lambda: reached(process.pid), 60.0, poll_s=0.002)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60.0)
+    assert process.returncode == 130, output
+    assert other.processes() == []
+
+
+def _maps_ray(pid: int) -> bool:
+    return "_raylet.so" in Path(f"/proc/{pid}/maps").read_text()
+
+
+def _runs_rays_threads(pid: int) -> bool:
+    threads = Path(f"/proc/{pid}/task").glob("*/comm")
+    return any(thread.read_text().strip() == "worker.io" for thread in threads)
 
 
 def test_a_refused_setting_names_the_key_and_the_bound(tmp_path: Path) -> None:
