@@ -36,7 +36,7 @@ class ServedVersions:
     def __init__(
         self, files: VersionFiles, *, keep_versions: int, put: Callable[[Any], Any]
     ) -> None:
-        """Load the head; if it is damaged, the newest version that is not.
+        """Load the head; if it is damaged, the one before it, or else the newest that is not.
 
         Args:
             files: Where versions are.
@@ -62,7 +62,7 @@ class ServedVersions:
 
         Raises:
             VersionRefused: If an array is not finite or cannot be stored.
-            StorageError: If writing failed; the head is as before.
+            StorageError: If writing failed; the head is as before, and there is no such version.
         """
         # Shared memory may be full too: better before anything is on disk.
         payload = self._put(dict(model)) if promote else None
@@ -72,7 +72,11 @@ class ServedVersions:
         self._save(replace(self.record, next_version=version + 1, promoting=promoting))
         manifest = self._files.write(replace(manifest, version=version), model, trainer)
         if promote:
-            self._save(self.record.promoted(version, manifest.reason))
+            try:
+                self._save(self.record.promoted(version, manifest.reason))
+            except StorageError:
+                self._take_back(version)
+                raise
             self._serve(manifest, payload)
         self._prune()
         logger.info("published version=%d promoted=%s", version, promote)
@@ -131,7 +135,8 @@ class ServedVersions:
         if self.record.promoting in numbers and self._finish_promotion():
             return
         # If versions were only stored, never promoted, then none is served by itself.
-        candidates = [self.record.version, *reversed(numbers)] if has_had_a_head else []
+        served = [self.record.version, *reversed(self.record.previous)]
+        candidates = [*served, *reversed(numbers)] if has_had_a_head else []
         for version in candidates:
             record = self.record
             if version != record.version:
@@ -185,6 +190,14 @@ class ServedVersions:
     def _save(self, record: HeadRecord) -> None:
         self._files.write_head(record)
         self.record = record
+
+    def _take_back(self, version: int) -> None:
+        """Remove what should have become head, or training would take it for a rejected version."""
+        try:
+            self._save(self.record)  # the one on disk may name it
+            self._files.delete(version)
+        except StorageError as error:
+            logger.error("version not taken back version=%d error=%s", version, error)
 
     def _prune(self) -> None:
         """Delete versions whose time is over. What cannot be deleted is tried again later."""

@@ -22,18 +22,23 @@ def fast_and_patient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class FailingFsync:
-    """Stands in for `os.fsync`: counts, and fails as often as it is told to."""
+    """Stands in for `os.fsync`: counts, and fails when and as often as it is told to."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.num_calls = 0
         self.fail_next = 0
+        self.succeed_before = 0
         self.error = errno.EIO
         monkeypatch.setattr(os, "fsync", self)
 
     def __call__(self, descriptor: int) -> None:
         self.num_calls += 1
         # `asyncio.to_thread` compacts; what is tested is the writer.
-        if self.fail_next and not threading.current_thread().name.startswith("asyncio"):
+        if threading.current_thread().name.startswith("asyncio"):
+            return
+        if self.succeed_before:
+            self.succeed_before -= 1
+        elif self.fail_next:
             self.fail_next -= 1
             raise OSError(self.error, "fsync failed on purpose")
 

@@ -128,6 +128,29 @@ async def test_a_failed_write_leaves_the_head_as_it_was(
     assert (await served(store))[1] == 3.0
 
 
+async def test_a_publish_whose_any_fsync_fails_leaves_no_version_that_looks_rejected(
+    open_store: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store()
+    await publish(store, 1.0)
+    fsync = FailingFsync(monkeypatch)
+    await publish(store, 2.0)
+    for num_before in range(fsync.num_calls):
+        fsync.succeed_before, fsync.fail_next = num_before, 1
+        with pytest.raises(StorageError):
+            await publish(store, 3.0)
+        assert fsync.fail_next == 0
+        assert versions(await store.list_versions()) == [2, 1]
+        assert await served(store) == (2, 2.0)
+        await store.close()
+        store = open_store()
+        assert versions(await store.list_versions()) == [2, 1]
+        assert await served(store) == (2, 2.0)
+    assert num_before > 5
+    await publish(store, 4.0)
+    assert (await served(store))[1] == 4.0
+
+
 async def test_old_versions_go_but_not_the_pinned_the_head_and_the_one_before(
     open_store: Open,
 ) -> None:
@@ -181,6 +204,19 @@ async def test_a_damaged_head_gives_way_to_the_newest_good_version_and_the_statu
     status = await store.status()
     assert (status.state, "00000002" in status.warning) == ("ready", True)
     assert (await publish(store, 3.0)).manifest.version == 3
+
+
+async def test_a_damaged_head_does_not_give_way_to_a_version_that_was_never_served(
+    open_store: Open, tmp_path: Path
+) -> None:
+    store = open_store()
+    await publish(store, 1.0)
+    await publish(store, 2.0)
+    await publish(store, 3.0, promote=False)
+    await store.close()
+    (tmp_path / "models" / "versions" / "00000002" / "model.safetensors").unlink()
+    store = open_store()
+    assert await served(store) == (1, 1.0)
 
 
 @pytest.mark.parametrize("is_gone", [True, False])
