@@ -23,6 +23,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import psutil
+from filelock import FileLock, Timeout
 
 from cluster.config import Settings
 from cluster.ingress import limits_of, write_wrapper
@@ -117,7 +118,8 @@ def start_ray(settings: Settings) -> ClusterRecord:
         end_processes(mark)
         _check_room(settings)
         try:
-            return _launch(settings, mark)
+            with _choosing_ports(settings.cluster.start_timeout_s):
+                return _launch(settings, mark)
         except BaseException:
             with interrupts_held():
                 stop_ray(data_dir)
@@ -168,6 +170,23 @@ def _start_lock(data_dir: Path) -> Iterator[None]:
         except BlockingIOError:
             raise ClusterError(f"another start on {data_dir} is under way; wait for it") from None
         yield
+
+
+@contextmanager
+def _choosing_ports(timeout_s: float) -> Iterator[None]:
+    """While no other start of this user does: Ray binds ports some time after they are chosen."""
+    lock = FileLock(f"/tmp/rheos-{os.getuid()}.lock", timeout=timeout_s, mode=0o600)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise ClusterError(
+            f"another rheos has been starting for {timeout_s:g} s (cluster.start_timeout_s); "
+            "wait for it, or end it"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _check_room(settings: Settings) -> None:

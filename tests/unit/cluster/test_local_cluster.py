@@ -7,6 +7,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from filelock import FileLock
 
 from cluster.config import ClusterSettings, Settings
 from cluster.local_cluster import (
@@ -40,13 +41,13 @@ def write(record: ClusterRecord, data_dir: Path) -> None:
     (data_dir / "cluster.json").write_text(json.dumps(asdict(record)))
 
 
-def settings_in(data_dir: Path, **cluster: int) -> Settings:
+def settings_in(data_dir: Path, **cluster: float) -> Settings:
     settings = Settings()
     return settings.model_copy(
         update={
             "storage": settings.storage.model_copy(update={"data_dir": data_dir}),
             "serving": settings.serving.model_copy(update={"port": free_port()}),
-            "cluster": ClusterSettings(**cluster),
+            "cluster": ClusterSettings.model_validate(cluster),
         }
     )
 
@@ -118,6 +119,12 @@ def test_a_start_is_refused_while_another_one_is_under_way(tmp_path: Path) -> No
     with (tmp_path / "start.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert "another start" in refusal(settings_in(tmp_path))
+
+
+def test_a_start_waits_while_another_chooses_its_ports(tmp_path: Path) -> None:
+    with FileLock(f"/tmp/rheos-{os.getuid()}.lock"):
+        said = refusal(settings_in(tmp_path, start_timeout_s=0.2))
+    assert "another rheos has been starting for 0.2 s" in said
 
 
 def test_a_start_without_its_port_names_who_holds_it(tmp_path: Path) -> None:
