@@ -157,6 +157,11 @@ def status(
 
     settings = _settings(config, data_dir, None)
     record = _running(settings)
+    if not record.has_head():
+        _say(
+            f"[yellow]the process that watches over Ray ({record.pid}) died: all goes on, but not "
+            "if Ray's control store dies too; `rheos down` and `rheos up` at a quiet moment[/]"
+        )
     _attach(record)
     if not watch:
         console.print(_status_table(settings, record))

@@ -18,13 +18,12 @@ from typing import Self
 
 import psutil
 
-from cluster.processes import MARKER, end_processes, is_alive, marked_processes
+from cluster.processes import MARKER, RAYLET, end_processes, is_alive, processes_running
 
 logger = logging.getLogger(__name__)
 
-RAYLET = "/raylet"
 RESTARTED = ("/gcs_server", "/dashboard.py")
-"""How a word of their command lines ends."""
+"""How their programs' paths end."""
 _POLL_S = 0.25
 _QUICK_DEATH_S = 10.0
 _MAX_QUICK_DEATHS = 5
@@ -77,11 +76,9 @@ class Child:
         Raises:
             LookupError: If there is none.
         """
-        for process in marked_processes(mark):
-            command = process.cmdline()
-            # An option may name the same file; the program is the first word, or a script the next.
-            if any(word.endswith(part) for word in command[:2]):
-                return cls(part, process, command, process.environ(), process.create_time())
+        for process in processes_running(mark, part):
+            command, environment = process.cmdline(), process.environ()
+            return cls(part, process, command, environment, process.create_time())
         raise LookupError(f"Ray started nothing whose command line begins with {part}")
 
     def is_alive(self) -> bool:

@@ -30,10 +30,12 @@ from cluster.ingress import limits_of, write_wrapper
 from cluster.interrupts import interrupts_held
 from cluster.processes import (
     MARKER,
+    RAYLET,
     end_processes,
     free_port,
     is_alive,
     port_holder,
+    processes_running,
     wait_until,
 )
 from serve_app.settings import ServingSettings
@@ -70,6 +72,10 @@ class ClusterRecord:
         }
 
     def is_alive(self) -> bool:
+        """Whether the node runs, be it without the process that watches over it."""
+        return self.has_head() or bool(processes_running(self.mark, RAYLET))
+
+    def has_head(self) -> bool:
         """Whether the process that holds the cluster still runs (and is not another by that id)."""
         try:
             process = psutil.Process(self.pid)

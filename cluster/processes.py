@@ -19,6 +19,8 @@ import psutil
 logger = logging.getLogger(__name__)
 
 MARKER = "RHEOS_CLUSTER"
+RAYLET = "/raylet"
+"""How the program ends that is Ray's node: while it runs, the node does."""
 
 
 def marked_processes(mark: str) -> list[psutil.Process]:
@@ -33,6 +35,23 @@ def marked_processes(mark: str) -> list[psutil.Process]:
         except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
             continue  # gone, or another user's: not ours to look at
     return found
+
+
+def processes_running(mark: str, part: str) -> list[psutil.Process]:
+    """Marked processes whose program's path, or that of its script, ends with `part`."""
+    # An option may name the same file; the program is the first word, or a script the next.
+    return [
+        process
+        for process in marked_processes(mark)
+        if any(word.endswith(part) for word in _command(process)[:2])
+    ]
+
+
+def _command(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.NoSuchProcess:
+        return []
 
 
 def is_alive(process: psutil.Process) -> bool:

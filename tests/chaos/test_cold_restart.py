@@ -31,6 +31,9 @@ def test_after_the_node_died_up_serves_what_was_acknowledged(
 
     def kill_node(ledger: Ledger, watch: TrainingWatch) -> list[Kill]:
         time.sleep(3.0)  # some load first
+        psutil.Process(system.record.pid).kill()
+        said = system.rheos("status")
+        assert (said.returncode, "watches over Ray" in said.stdout) == (0, True), said
         victims = processes_of(system, ALL_BUT_HAPROXY)
         at_s = time.monotonic()
         for process in victims:

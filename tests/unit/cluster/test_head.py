@@ -7,8 +7,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cluster.head import RAYLET, RESTARTED, Child, watch_over
-from cluster.processes import MARKER, end_processes, wait_until
+from cluster.head import RESTARTED, Child, watch_over
+from cluster.processes import MARKER, RAYLET, end_processes, wait_until
 
 GCS, DASHBOARD = RESTARTED
 

@@ -2,6 +2,7 @@ import fcntl
 import json
 import os
 import socket
+import subprocess
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from cluster.local_cluster import (
     stop_ray,
     uptime_s,
 )
-from cluster.processes import free_port
+from cluster.processes import MARKER, free_port
 
 
 @pytest.fixture
@@ -90,6 +91,23 @@ def test_no_cluster_is_found_where_none_runs(tmp_path: Path, record: ClusterReco
     for dead in (gone, another):
         write(dead, tmp_path)
         assert find_cluster(tmp_path) is None
+
+
+def test_a_cluster_whose_head_died_is_found_while_rays_node_runs(
+    tmp_path: Path, record: ClusterRecord
+) -> None:
+    raylet = tmp_path / "raylet"
+    raylet.symlink_to("/bin/sleep")
+    without_head = replace(record, pid=2**22 + 1)
+    write(without_head, tmp_path)
+    node = subprocess.Popen([raylet, "60"], env={**os.environ, MARKER: record.mark})
+    try:
+        assert find_cluster(tmp_path) == without_head
+        assert not without_head.has_head()
+    finally:
+        node.kill()
+        node.wait()
+    assert find_cluster(tmp_path) is None
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1, 2]", '{"pid": 1}', '{"other": 1}'])
