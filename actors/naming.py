@@ -26,7 +26,8 @@ def actor_options(name: str) -> dict[str, Any]:
     """Options of a named actor that outlives its creator and comes back when its process dies.
 
     Calls are not retried by Ray: a retry may run a call twice, and only its client knows whether
-    that is harmless.
+    that is harmless. Nor are they listed by the control store, which would keep 3.3 kB of each of
+    the last 100,000.
     """
     return {
         "name": name,
@@ -37,6 +38,7 @@ def actor_options(name: str) -> dict[str, Any]:
         "max_task_retries": 0,
         "max_concurrency": _MAX_CONCURRENCY,
         "num_cpus": 0,
+        "enable_task_events": False,
     }
 
 
