@@ -116,7 +116,7 @@ class EventLog:
             folder: Held by this process alone, see `StorageFolder`.
             segment_bytes: Size at which a segment is closed.
             epoch: Written into each batch.
-            check_is_ours: Called before each write; raises if another process took over.
+            check_is_ours: Called before and after each write; raises if another process took over.
 
         Raises:
             CorruptStorage: If bytes are not what was written.
@@ -154,7 +154,8 @@ class EventLog:
         """Write events (`EVENT_SCHEMA`) and fsync; gives them with their offsets (`LOG_SCHEMA`).
 
         Raises:
-            StorageError: If that failed; then none of them is in the log.
+            StorageError: If that failed; then none of them is in the log, unless another process
+                took over meanwhile.
         """
         if self.failure:
             raise StorageError(self.failure)
@@ -169,6 +170,7 @@ class EventLog:
         except StorageError:
             self._give_up(writer)
             raise
+        self._check_was_ours()
         with self._lock:
             last = self._segments[-1]
             self._segments[-1] = replace(last, num_events=last.num_events + batch.num_rows)
@@ -208,8 +210,10 @@ class EventLog:
         Raises:
             CorruptStorage: If the segment is damaged.
             StorageFull: If there is too little space; then nothing was read or written.
-            StorageError: If writing failed; then the segment stays as it is.
+            StorageError: If writing failed, or another process took over; then the segment stays
+                as it is.
         """
+        self._check_is_ours()
         require_free_space(self._closed, min_free_bytes, self._size_bytes(segment))
         table = pa.Table.from_batches(self._load(segment), LOG_SCHEMA)
         path = self._closed / f"{segment.stem}.parquet"
@@ -229,6 +233,14 @@ class EventLog:
             self._writer.close()
         if not self.failure and self._is_ours():
             self._high_water.save_if_possible(self.next_offset)
+
+    def _check_was_ours(self) -> None:
+        """After a write. Who took over before it may have read the log without it."""
+        try:
+            self._check_is_ours()
+        except (StorageError, CorruptStorage) as error:
+            self.failure = f"a write was not ours to make: {error}"
+            raise
 
     def _is_ours(self) -> bool:
         try:

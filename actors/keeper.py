@@ -1,7 +1,8 @@
 """The keeper: the supervisor that Ray does not give.
 
 Ray restarts an actor whose process dies. It does not bring back one that hangs, one whose restarts
-were forbidden by a kill, or a training job whose driver died. The keeper does, and says so.
+were forbidden by a kill, or a training job whose driver died, and it does not mind that a node has
+another disk than the actor needs. The keeper does, and says so.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -23,7 +25,7 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 
 from actors.asking import ask
 from actors.durable_files import replace_file
-from actors.messages import ShardUnavailable
+from actors.messages import OtherDisk, ShardUnavailable
 from actors.naming import NAMESPACE, start_actor
 from actors.settings import KeeperSettings
 from actors.telemetry import KeeperMetrics
@@ -83,6 +85,7 @@ class Keeper:
         self._deeds: deque[Deed] = deque(maxlen=100)
         self._last_answer_s: dict[str, float] = {}
         self._patience_s: dict[str, float] = {}
+        self._moved_s: dict[str, float] = {}
         self._backoff_s = settings.job_backoff_s
         self._next_submit_s = 0.0
         self._job_state, self._job_id = "none", ""
@@ -130,7 +133,10 @@ class Keeper:
             self._last_answer_s[spec.name] = time.monotonic()
             self._patience_s.pop(spec.name, None)
             if getattr(status, "state", "") == "failed":
-                await ask(handle, "recover", timeout_s=self._settings.hang_timeout_s)
+                if await asyncio.to_thread(self._should_move, spec, getattr(status, "reason", "")):
+                    await asyncio.to_thread(self._move, spec)
+                else:
+                    await ask(handle, "recover", timeout_s=self._settings.hang_timeout_s)
         except ShardUnavailable:
             silent_s = now_s - self._last_answer_s.setdefault(spec.name, now_s)
             patience_s = self._patience_s.setdefault(spec.name, self._settings.hang_timeout_s)
@@ -150,8 +156,25 @@ class Keeper:
                 self._note("recreated", f"{spec.name} was gone and is started again")
             return spec.start()
 
+    def _should_move(self, spec: ActorSpec, reason: str) -> bool:
+        """Whether the actor's disk may be on another node; not again before a restart is over."""
+        if not reason.startswith(OtherDisk.__name__):
+            return False
+        moved_s = self._moved_s.get(spec.name, -math.inf)
+        is_over = time.monotonic() - moved_s > self._settings.hang_timeout_s
+        return is_over and sum(node["Alive"] for node in ray.nodes()) > 1
+
+    def _move(self, spec: ActorSpec) -> None:
+        """Let Ray choose a node once more; it may choose the same."""
+        self._moved_s[spec.name] = time.monotonic()
+        self._note("moved", f"{spec.name} is on a node with another disk and is restarted")
+        self._restart(spec)
+
     def _kill(self, spec: ActorSpec) -> None:
         self._note("killed_hung", f"{spec.name} did not answer and is restarted")
+        self._restart(spec)
+
+    def _restart(self, spec: ActorSpec) -> None:
         try:
             # Ray's default forbids the restart, also for an actor with max_restarts=-1.
             ray.kill(ray.get_actor(spec.name, namespace=NAMESPACE), no_restart=False)

@@ -46,8 +46,16 @@ class StorageFull(StorageError):
     """Too little disk space is left to accept anything."""
 
 
+class FolderInUse(StorageError):
+    """Another process holds the folder; it is worth trying again."""
+
+
 class CorruptStorage(ActorsError):
     """Bytes on disk are not what was written: names the file and the place."""
+
+
+class OtherDisk(CorruptStorage):
+    """The storage folder is not that of this installation: emptied, or of a node's own."""
 
 
 class UnknownVersion(ActorsError):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Generic, TypeVar
 
-from actors.messages import Recovering, ShardUnavailable
+from actors.messages import FolderInUse, Recovering, ShardUnavailable
 from actors.once_a_minute import OnceAMinute
 
 logger = logging.getLogger(__name__)
@@ -16,14 +17,16 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 R = TypeVar("R")
 _WAIT_S = 1.0
+_IN_USE_S = 10.0
 
 
 class Opening(Generic[T]):
     """What an actor works on, once it is opened and for as long as it is well.
 
     Ray makes a named actor dead for good when its constructor raises during a restart, so an actor
-    that cannot open its folder is up, says `failed`, and refuses. The thread that opens is the one
-    that writes later, through `write`.
+    that cannot open its folder is up, says `failed`, and refuses. If another process still holds it
+    the actor first waits, and says so. The thread that opens is the one that writes later, through
+    `write`.
     """
 
     def __init__(
@@ -40,6 +43,7 @@ class Opening(Generic[T]):
         self._open_it = open_it
         self._failure_of = failure_of
         self._failures = OnceAMinute()
+        self._waits_because = ""
         self._writer = ThreadPoolExecutor(1, thread_name_prefix=f"{name}-writer")
         self._future = self._begin()
 
@@ -53,7 +57,7 @@ class Opening(Generic[T]):
     def state(self) -> tuple[str, str]:
         """One of recovering, ready, failed; and why."""
         if not self._future.done():
-            return "recovering", "what is on disk is being read"
+            return "recovering", self._waits_because or "what is on disk is being read"
         error = self._future.exception()
         if error:
             return "failed", f"{type(error).__name__}: {error}"
@@ -89,9 +93,22 @@ class Opening(Generic[T]):
         self._writer.shutdown()
 
     def _begin(self) -> Future[T]:
-        future = self._writer.submit(self._open_it)
+        future = self._writer.submit(self._open_once_free)
         future.add_done_callback(self._log_failure)
         return future
+
+    def _open_once_free(self) -> T:
+        deadline_s = time.monotonic() + _IN_USE_S
+        try:
+            while True:
+                try:
+                    return self._open_it()
+                except FolderInUse as error:
+                    self._waits_because = str(error)
+                    if time.monotonic() >= deadline_s:
+                        raise
+        finally:
+            self._waits_because = ""
 
     def _log_failure(self, future: Future[T]) -> None:
         error = future.exception()

@@ -13,7 +13,7 @@ from typing import Any
 
 from actors.checked_json import checked_json, read_checked_json
 from actors.durable_files import make_folder, replace_file
-from actors.messages import CorruptStorage, StorageError, StorageFull
+from actors.messages import CorruptStorage, FolderInUse, OtherDisk, StorageError, StorageFull
 
 FORMAT_VERSION = 1
 _IDENTITY = "identity.json"
@@ -51,7 +51,7 @@ class StorageFolder:
         identity: Mapping[str, Any],
         *,
         installation: str = "",
-        lock_wait_s: float = 10.0,
+        lock_wait_s: float = 1.0,
     ) -> StorageFolder:
         """Lock `data_dir / name`, make it if it is new, and check that it is what it should be.
 
@@ -64,7 +64,9 @@ class StorageFolder:
 
         Raises:
             CorruptStorage: If the folder is emptied or foreign.
-            StorageError: If it is locked by another process or cannot be written.
+            OtherDisk: If `data_dir` is.
+            FolderInUse: If it is locked by another process.
+            StorageError: If it cannot be written.
         """
         path = data_dir / name
         try:
@@ -121,7 +123,7 @@ def found_installation(data_dir: Path, install_id: str = "") -> str:
     """The id of the installation in a folder; a new one if there is none and none is expected.
 
     Raises:
-        CorruptStorage: If it is another than the one expected.
+        OtherDisk: If it is another than the one expected.
     """
     make_folder(data_dir)
     with _installation(data_dir, install_id) as installation:
@@ -160,7 +162,7 @@ def _lock(path: Path, wait_s: float) -> int:
         except BlockingIOError as error:
             if time.monotonic() >= deadline:
                 os.close(descriptor)
-                raise StorageError(f"{path.parent} is in use by another process") from error
+                raise FolderInUse(f"{path.parent} is in use by another process") from error
             time.sleep(_LOCK_POLL_S)
         else:
             return descriptor
@@ -200,7 +202,7 @@ def _installation(data_dir: Path, install_id: str) -> Iterator[dict[str, Any]]:
         path = data_dir / _INSTALLATION
         if not path.exists():
             if install_id:
-                raise CorruptStorage(
+                raise OtherDisk(
                     f"{data_dir} is empty and installation {install_id} is expected: it was "
                     "emptied, or this node has another disk; restore it, or share one folder"
                 )
@@ -208,7 +210,7 @@ def _installation(data_dir: Path, install_id: str) -> Iterator[dict[str, Any]]:
         _settle(data_dir, ".")  # a part that died may have replaced it just now
         found = read_checked_json(path)
         if install_id not in ("", found["install_id"]):
-            raise CorruptStorage(
+            raise OtherDisk(
                 f"{data_dir} is of installation {found['install_id']}, expected {install_id}"
             )
         yield found

@@ -76,5 +76,5 @@ class KeeperMetrics:
         )
 
     def count(self, deed: str) -> None:
-        """Count one deed: `recreated`, `killed_hung` or `resubmitted`."""
+        """Count one deed: `recreated`, `killed_hung`, `moved` or `resubmitted`."""
         self._deeds.inc(tags={"deed": deed})

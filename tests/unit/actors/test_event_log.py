@@ -324,6 +324,39 @@ def test_a_process_that_lost_the_folder_appends_nothing(tmp_path: Path) -> None:
     assert log.next_offset == 0
 
 
+def test_a_process_that_loses_the_folder_amid_a_write_acknowledges_nothing_more(
+    tmp_path: Path,
+) -> None:
+    answers = iter([None, StorageError("claimed by another process")])
+
+    def lost_in_between() -> None:
+        if answer := next(answers):
+            raise answer
+
+    log = EventLog(tmp_path, segment_bytes=4_096, check_is_ours=lost_in_between)
+    for reason in ("^claimed", "not ours to make: claimed"):
+        with pytest.raises(StorageError, match=reason):
+            fill(log, 1)
+    assert log.next_offset == 0
+    assert "not ours to make" in log.failure
+
+
+def test_a_process_that_lost_the_folder_leaves_its_full_segments_alone(tmp_path: Path) -> None:
+    is_lost = False
+
+    def check_is_ours() -> None:
+        if is_lost:
+            raise StorageError("claimed by another process")
+
+    log = EventLog(tmp_path, segment_bytes=4_096, check_is_ours=check_is_ours)
+    fill(log, 10)
+    before = sorted(tmp_path.rglob("*"))
+    is_lost = True
+    with pytest.raises(StorageError, match="claimed"):
+        log.compact(log.compactable()[0])
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 @pytest.mark.parametrize("text", ["\ud800", "a\udfffb"])
 def test_a_lone_surrogate_is_refused_before_it_comes_near_the_log(text: str) -> None:
     with pytest.raises(ValueError, match="surrogates"):

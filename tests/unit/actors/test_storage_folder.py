@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from actors.checked_json import checked_json, read_checked_json
-from actors.messages import CorruptStorage, StorageError
+from actors.messages import CorruptStorage, FolderInUse, OtherDisk, StorageError
 from actors.storage_folder import StorageFolder, found_installation
 
 
@@ -29,7 +29,7 @@ def test_a_folder_can_be_claimed_again_and_its_epoch_rises(tmp_path: Path) -> No
 
 def test_a_folder_has_one_owner_at_a_time(tmp_path: Path) -> None:
     owner = claim(tmp_path)
-    with pytest.raises(StorageError, match="in use by another process"):
+    with pytest.raises(FolderInUse, match="in use by another process"):
         claim(tmp_path)
     owner.close()
     claim(tmp_path).close()
@@ -87,6 +87,6 @@ def test_another_disk_is_refused_where_an_installation_is_expected(tmp_path: Pat
     claim_from(tmp_path / "disk", installation).close()
     found_installation(tmp_path / "other")
     for folder, reason in (("other", "is of installation"), ("empty", "is empty")):
-        with pytest.raises(CorruptStorage, match=reason):
+        with pytest.raises(OtherDisk, match=reason):
             claim_from(tmp_path / folder, installation)
     assert not (tmp_path / "empty" / "installation.json").exists()
