@@ -19,6 +19,7 @@ import pytest
 import ray
 from both_sides import FarSide, NearSide, slow_fsync, stored_ids
 from two_nodes import FarNode, TwoNodes, node_of, pid_of, start_on, two_nodes
+from under_load import ONLY_LONG
 
 from actors.asking import ask
 from actors.checked_json import read_checked_json
@@ -201,6 +202,7 @@ async def test_a_shard_waits_for_the_lock_of_a_process_that_is_cut_off_and_says_
         )
 
 
+@ONLY_LONG
 async def test_a_process_whose_lock_was_lost_while_it_was_cut_off_acknowledges_nothing_more(
     system: System, nodes: TwoNodes, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -252,6 +254,7 @@ async def in_the_middle_of_a_write(system: System) -> None:
     await until(lambda: segment.stat().st_size > size_bytes)
 
 
+@ONLY_LONG
 async def test_a_shard_on_a_node_with_another_disk_refuses_until_it_is_where_its_disk_is(
     system: System, nodes: TwoNodes, capsys: pytest.CaptureFixture[str]
 ) -> None:
