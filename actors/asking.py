@@ -8,12 +8,14 @@ from typing import Any
 
 from ray.exceptions import (
     ActorUnavailableError,
+    ObjectStoreFullError,
+    OutOfDiskError,
     PendingCallsLimitExceeded,
     RayActorError,
     RayTaskError,
 )
 
-from actors.messages import ActorsError, Recovering, ShardUnavailable
+from actors.messages import ActorsError, Recovering, ShardUnavailable, StorageFull
 from actors.naming import NamedActor
 
 _PAUSE_S = 0.1
@@ -33,6 +35,8 @@ async def ask(actor: Any, method: str, *args: Any, timeout_s: float, retry: bool
 
     Raises:
         ShardUnavailable: If the actor is dead, restarting or late.
+        StorageFull: If an argument or the answer needs shared memory (from 100 KB on) and there is
+            no room, also not on the disk behind it. With an answer, the work was done.
         ActorsError: What the method raised, of its own type.
     """
     try:
@@ -50,6 +54,8 @@ async def ask(actor: Any, method: str, *args: Any, timeout_s: float, retry: bool
         if isinstance(actor, NamedActor):
             actor.find_again()
         raise ShardUnavailable(f"{method} failed: {error}") from error
+    except (ObjectStoreFullError, OutOfDiskError) as error:
+        raise StorageFull(f"shared memory, {method}: {error}") from error
 
 
 async def _typed(answer: Awaitable[Any]) -> Any:

@@ -116,8 +116,12 @@ class EventBuffer:
             self._opening.again()
         return await self.status()
 
-    async def append(self, events: Sequence[Event]) -> AppendResult:
+    async def append(self, *parts: Sequence[Event]) -> AppendResult:
         """Accept events; returns once they are on disk and in the histories.
+
+        Args:
+            *parts: The events of one batch. In parts, since Ray passes a large argument through
+                shared memory, which may be full.
 
         Raises:
             ShardUnavailable: If the shard is recovering or failed.
@@ -127,6 +131,7 @@ class EventBuffer:
             StorageError: If the write failed; then none of the events was accepted.
             ValueError: If a text is not valid Unicode or a number does not fit.
         """
+        events = [event for part in parts for event in part]
         shard = await self._opening.ready()
         self._check_there_is_room(shard.memory, len(events))
         request = _Request(event_batch(events), asyncio.get_running_loop().create_future())

@@ -25,6 +25,9 @@ from recommender.hold_out import EVERYTHING, LeaveOut
 from recommender.replay import Strategy
 from recommender.windows import FreshEvents, Windows
 
+_PART_EVENTS = 100
+"""An event has less than 1 KB, and from 100 KB on an argument goes through shared memory."""
+
 
 class EventBufferClient:
     """Every call is bounded by `timeout_s`; a shard that does not answer is `ShardUnavailable`."""
@@ -66,7 +69,7 @@ class EventBufferClient:
         for event in events:
             by_shard[self.shard_of(event.user_id)].append(event)
         answers = await asyncio.gather(
-            *(self._ask(shard, "append", part) for shard, part in by_shard.items()),
+            *(self._ask(shard, "append", *_parts(own)) for shard, own in by_shard.items()),
             return_exceptions=True,
         )
         accepted = duplicates = 0
@@ -170,3 +173,8 @@ class EventBufferClient:
     ) -> Any:
         timeout_s = self._timeout_s + wait_s
         return await ask(self._shards[shard], method, *args, timeout_s=timeout_s, retry=retry)
+
+
+def _parts(events: Sequence[Event]) -> list[Sequence[Event]]:
+    """The events in parts that Ray sends along with a call, whatever room shared memory has."""
+    return [events[first : first + _PART_EVENTS] for first in range(0, len(events), _PART_EVENTS)]

@@ -43,7 +43,7 @@ class StorageError(ActorsError):
 
 
 class StorageFull(StorageError):
-    """Too little disk space is left to accept anything."""
+    """Too little space is left, on the disk or in shared memory."""
 
 
 class FolderInUse(StorageError):

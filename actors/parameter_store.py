@@ -160,7 +160,7 @@ class ParameterStore:
         """The head, with a reference to its arrays, once it is not the one of `sequence`.
 
         None if it does not move within `wait_s`. The reference is in a list, so that Ray hands it
-        over as it is.
+        over as it is; it is None if there was no room in shared memory when the store was opened.
         """
         versions = (await self._opening.ready()).versions
         await self._moved.wait_until(

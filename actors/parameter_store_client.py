@@ -7,7 +7,7 @@ import logging
 from dataclasses import replace
 from typing import Any
 
-from ray.exceptions import GetTimeoutError, ObjectLostError
+from ray.exceptions import GetTimeoutError, ObjectLostError, OutOfDiskError
 
 from actors.asking import ask
 from actors.messages import Head, Manifest, ShardUnavailable, VersionInfo
@@ -63,17 +63,19 @@ class ParameterStoreClient:
     async def wait_after(self, sequence: int, wait_s: float) -> tuple[Head, Arrays] | None:
         """The head and its arrays once it is not the one of `sequence`; None after `wait_s`.
 
-        The arrays are read-only views of shared memory. If the store's copy is lost they come from
-        its disk.
+        The arrays are read-only views of shared memory. If the store's copy is lost, or there was
+        no room for one, they come from its disk.
         """
         answer = await self._ask("wait_after", sequence, wait_s, wait_s=wait_s, retry=True)
         if answer is None:
             return None
         head, [reference] = answer
+        if reference is None:
+            return head, await self.read(head.manifest.version)
         try:
             async with asyncio.timeout(self._timeout_s):
                 payload: Arrays = await reference
-        except (ObjectLostError, GetTimeoutError, TimeoutError):
+        except (ObjectLostError, OutOfDiskError, GetTimeoutError, TimeoutError):
             payload = await self.read(head.manifest.version)
         return head, payload
 

@@ -29,7 +29,7 @@ class ServedVersions:
     Attributes:
         record: As `head.json` has it.
         head: The version that is served, None before the first.
-        payload: What `put` gave for the head's arrays.
+        payload: What `put` gave for the head's arrays; None if there was no room on opening.
         warning: What was found damaged when the head was loaded; empty if nothing was.
     """
 
@@ -168,9 +168,19 @@ class ServedVersions:
         return True
 
     def _move_to(self, record: HeadRecord, *, is_opening: bool = False) -> Head:
-        """Serve another version; on opening also where the disk has no room for the record."""
+        """Serve another version; on opening also where the disk has no room for the record.
+
+        And where shared memory has none: readers hold the head, or can read it from disk.
+        """
         manifest = self._files.manifest(record.version)
-        payload = self._put(self._files.read(record.version, MODEL))
+        arrays = self._files.read(record.version, MODEL)
+        try:
+            payload = self._put(arrays)
+        except StorageFull as error:
+            if not is_opening:
+                raise
+            logger.warning("head not shared version=%d error=%s", record.version, error)
+            payload = None
         try:
             self._save(record)
         except StorageFull as error:

@@ -12,7 +12,9 @@ from actors.messages import StorageFull
 
 
 def put_arrays(arrays: Mapping[str, Any]) -> Any:
-    """A reference to arrays that readers share. Ray itself waits seconds for space.
+    """A reference to arrays that readers share.
+
+    Where Ray may spill to the disk, or map a file there, it waits for that instead of failing.
 
     Raises:
         StorageFull: If there is room neither in memory nor on the disk behind it.

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from actors.messages import ShardUnavailable
+from actors.messages import ShardUnavailable, StorageFull
 from recommender.events import feedback_code
 from recommender.ranking import History
 from serve_app.catalog_view import CatalogView
@@ -43,7 +43,7 @@ class HistoryReader:
         try:
             async with asyncio.timeout(self._timeout_s):
                 known = await self._buffer.history(user_id)
-        except (ShardUnavailable, TimeoutError) as error:
+        except (ShardUnavailable, StorageFull, TimeoutError) as error:
             logger.debug("history unavailable error=%r", error)
             return None
         return self._over_rows(known.item_ids, known.feedback, known.timestamps_ms)
