@@ -8,6 +8,7 @@ RATE ?= 250
 OUT ?= demo-out
 KILLS ?=
 SEEDS ?= 0
+SOAK_S ?= 1800
 RHEOS_DATA_DIR ?= ../shared/data
 export RHEOS_DATA_DIR
 # Schemathesis' plugin imports, when a session ends, so much that CPython 3.11 now and then fails to
@@ -18,7 +19,7 @@ PARALLEL := OMP_NUM_THREADS=1 $(PYTEST) --numprocesses=logical --maxprocesses=8 
 # Its tests share one name, of which pytest-xdist would run one only.
 ONE_BY_ONE := tests/http/test_schemathesis.py
 
-.PHONY: help demo test check unit http load actor durability e2e chaos up down bench setup clean
+.PHONY: help demo test check unit http load actor durability e2e chaos soak up down bench setup clean
 
 help: ## Show what can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -65,7 +66,10 @@ e2e: $(READY) ## Tests of the whole system over HTTP
 	$(PYTEST) tests/e2e
 
 chaos: $(READY) ## Tests that kill processes; the long form: make chaos KILLS=100 SEEDS=0,1,2
-	$(if $(KILLS),RHEOS_CHAOS_KILLS=$(KILLS) RHEOS_CHAOS_SEEDS=$(SEEDS) RHEOS_CHAOS_OUT=chaos-out) $(PYTEST) tests/chaos
+	$(if $(KILLS),RHEOS_CHAOS_KILLS=$(KILLS) RHEOS_CHAOS_SEEDS=$(SEEDS) RHEOS_CHAOS_OUT=chaos-out) $(PYTEST) tests/chaos tests/soak
+
+soak: $(READY) ## Half an hour under load, a kill every 20 s: memory, handles and disk; make soak [SOAK_S=seconds]
+	RHEOS_SOAK_S=$(SOAK_S) RHEOS_CHAOS_OUT=chaos-out $(PYTEST) tests/soak
 
 up: $(READY) ## Start a local system and leave it running
 	$(BIN)/rheos up

@@ -113,8 +113,24 @@ class Killer:
     """Kills, waits until everything goes on as before or `RECOVERY_S` have passed, kills again."""
 
     def __init__(
-        self, system: LiveSystem, ledger: Ledger, watch: TrainingWatch, rng: random.Random
+        self,
+        system: LiveSystem,
+        ledger: Ledger,
+        watch: TrainingWatch,
+        rng: random.Random,
+        *,
+        spares_oldest: bool = False,
     ) -> None:
+        """Nothing is killed yet.
+
+        Args:
+            system: Whose processes are killed.
+            ledger: Tells when a batch was acknowledged.
+            watch: Tells when it was learned.
+            rng: Chooses the process, and the pauses.
+            spares_oldest: Of several processes of a part, kill the newest: the others live on.
+        """
+        self._spares_oldest = spares_oldest
         self._system = system
         self._ledger = ledger
         self._watch = watch
@@ -135,7 +151,8 @@ class Killer:
             lambda: processes_of(self._system, pattern), RECOVERY_S, f"a process of {part}"
         )
         # After a reload an older HAProxy may still finish its connections: the newest listens.
-        victim = before[-1] if part == "HAProxy" else self._rng.choice(before)
+        is_newest = part == "HAProxy" or self._spares_oldest
+        victim = before[-1] if is_newest else self._rng.choice(before)
         victim.send_signal(signal.SIGSTOP if part.endswith(HANG) else signal.SIGKILL)
         at_s = time.monotonic()
         back_s: float | None = None
