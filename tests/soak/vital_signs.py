@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -209,7 +211,7 @@ def _sample(process: psutil.Process, at_s: float) -> Sample | None:
 
 
 def _disk_sample(data_dir: Path, mark: Path, at_s: float) -> DiskSample:
-    versions = [folder for folder in (data_dir / "models").glob("*/") if folder.is_dir()]
+    versions = list((data_dir / "models" / "versions").glob("*/"))
     return DiskSample(
         at_s=at_s,
         store_bytes=_size_bytes(data_dir / "models"),
@@ -223,10 +225,8 @@ def _disk_sample(data_dir: Path, mark: Path, at_s: float) -> DiskSample:
 def _size_bytes(folder: Path) -> int:
     """Of all files below a folder that changes meanwhile."""
     size_bytes = 0
-    for path in folder.rglob("*"):
-        try:
-            if path.is_file() and not path.is_symlink():
-                size_bytes += path.stat().st_size
-        except OSError:
-            continue  # removed just now
+    for root, _, names in os.walk(folder):  # which leaves out what is removed just now
+        for name in names:
+            with suppress(FileNotFoundError):
+                size_bytes += os.lstat(os.path.join(root, name)).st_size
     return size_bytes
