@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -70,9 +71,7 @@ def test_a_port_in_use_is_named_and_nothing_is_left_running(tmp_path: Path) -> N
 @pytest.mark.parametrize("seconds", [2.0, 9.0, 16.0])
 def test_ctrl_c_leaves_no_process(tmp_path: Path, seconds: float) -> None:
     other = LiveSystem(tmp_path)
-    process = subprocess.Popen(
-        other.command("demo"), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    process = _demo(other)
     time.sleep(seconds)  # a moment, whichever phase it falls in, is what is tested
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=60.0)
@@ -83,9 +82,7 @@ def test_ctrl_c_leaves_no_process(tmp_path: Path, seconds: float) -> None:
 @pytest.mark.parametrize("moment", ["importing Ray", "connecting to Ray"])
 def test_ctrl_c_leaves_no_process_at_a_moment_that_does_harm(tmp_path: Path, moment: str) -> None:
     other = LiveSystem(tmp_path)
-    process = subprocess.Popen(
-        other.command("demo"), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    process = _demo(other)
     reached = _maps_ray if moment == "importing Ray" else _runs_rays_threads
     assert processes.wait_until(lambda: reached(process.pid), 60.0, poll_s=0.002)
     process.send_signal(signal.SIGINT)
@@ -94,13 +91,29 @@ def test_ctrl_c_leaves_no_process_at_a_moment_that_does_harm(tmp_path: Path, mom
     assert other.processes() == []
 
 
+def _demo(system: LiveSystem) -> subprocess.Popen[str]:
+    def heed_ctrl_c() -> None:  # which a shell has ignored by what it runs in the background
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    return subprocess.Popen(
+        system.command("demo"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        preexec_fn=heed_ctrl_c,
+    )
+
+
 def _maps_ray(pid: int) -> bool:
     return "_raylet.so" in Path(f"/proc/{pid}/maps").read_text()
 
 
 def _runs_rays_threads(pid: int) -> bool:
-    threads = Path(f"/proc/{pid}/task").glob("*/comm")
-    return any(thread.read_text().strip() == "worker.io" for thread in threads)
+    for thread in Path(f"/proc/{pid}/task").glob("*/comm"):
+        with suppress(OSError):  # it has ended
+            if thread.read_text().strip() == "worker.io":
+                return True
+    return False
 
 
 def test_a_refused_setting_names_the_key_and_the_bound(tmp_path: Path) -> None:
