@@ -7,10 +7,10 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import httpx
+from background import Background
 from ledger import Event, Ledger
 
 NO_ANSWER = 0
@@ -34,7 +34,7 @@ class Reply:
     is_retry: bool
 
 
-class Clients:
+class Clients(Background):
     """Threads that post events and ask for recommendations until the block is left.
 
     A writer sends a batch, with the same ids, until it is acknowledged; then it asks for one of the
@@ -58,32 +58,18 @@ class Clients:
         self._items = items
         self._ledger = ledger
         self._seed = seed
-        self._stopped = threading.Event()
-        self._threads = [
+        threads = [
             threading.Thread(target=self._write, args=(number,), name=f"writer-{number}")
             for number in range(num_writers)
         ]
-        self._threads += [
+        threads += [
             threading.Thread(target=self._read, args=(number,), name=f"reader-{number}")
             for number in range(num_readers)
         ]
+        super().__init__(threads, wait_s=60.0)
 
-    def __enter__(self) -> Self:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._stopped.set()
-        for thread in self._threads:
-            thread.join(60.0)
-        if alive := [thread.name for thread in self._threads if thread.is_alive()]:
-            self._ledger.violated(f"never acknowledged within 60 s: {alive}")
+    def _never_ended(self, names: list[str]) -> None:
+        self._ledger.violated(f"never acknowledged within 60 s: {names}")
 
     def _write(self, number: int) -> None:
         rng = random.Random(f"{self._seed} writer {number}")

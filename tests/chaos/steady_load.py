@@ -15,9 +15,9 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
+from background import Background
 from http_wire import NoAnswer, Wire
 from ledger import Ledger
 
@@ -61,7 +61,7 @@ class Outcome:
 
 
 @dataclass
-class SteadyLoad:
+class SteadyLoad(Background):
     """Sends `rate` requests a second until the block is left.
 
     Attributes:
@@ -82,24 +82,13 @@ class SteadyLoad:
     num_resent: int = 0
     _kept: list[Wire] = field(default_factory=list)
     _newest: int = 0
-    _stopped: threading.Event = field(default_factory=threading.Event)
-    _thread: threading.Thread | None = None
 
-    def __enter__(self) -> Self:
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name="load")
-        self._thread.start()
-        return self
+    def __post_init__(self) -> None:
+        load = threading.Thread(target=lambda: asyncio.run(self._run()), name="load")
+        super().__init__([load], wait_s=60.0)
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._stopped.set()
-        assert self._thread is not None
-        self._thread.join(60.0)
-        assert not self._thread.is_alive(), "a request never ended"
+    def _never_ended(self, names: list[str]) -> None:
+        raise AssertionError("a request never ended")
 
     def results(self) -> dict[str, int]:
         """Requests by result."""

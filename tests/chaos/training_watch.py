@@ -6,10 +6,10 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import httpx
+from background import Background
 
 Watermark = tuple[int, ...]
 _PERIOD_S = 0.25
@@ -39,7 +39,7 @@ class Version:
         )
 
 
-class TrainingWatch:
+class TrainingWatch(Background):
     """Asks for the versions at a pace until the block is left; keeps all that it ever saw.
 
     Attributes:
@@ -48,24 +48,11 @@ class TrainingWatch:
     """
 
     def __init__(self, url: str) -> None:
+        watch = threading.Thread(target=self._watch, name="training-watch")
+        super().__init__([watch], wait_s=30.0)
         self.versions: dict[int, Version] = {}
         self.served: list[tuple[float, Watermark]] = []
         self._url = url
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="training-watch")
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._stopped.set()
-        self._thread.join(30.0)
 
     @property
     def num_shards(self) -> int:

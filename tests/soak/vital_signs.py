@@ -11,11 +11,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 import psutil
+from background import Background
 from killer import PARTS
 from live_system import LiveSystem
 
@@ -99,29 +98,16 @@ class Line:
         return faults
 
 
-class VitalSigns:
+class VitalSigns(Background):
     """Samples processes and folders until the block is left."""
 
     def __init__(self, system: LiveSystem) -> None:
+        watch = threading.Thread(target=self._watch, name="vital-signs")
+        super().__init__([watch], wait_s=60.0)
         self.samples: list[Sample] = []
         self.disk: list[DiskSample] = []
         self._system = system
         self._started_s = time.monotonic()
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="vital-signs")
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._stopped.set()
-        self._thread.join(60.0)
 
     def _watch(self) -> None:
         mark = mark_of(self._system.data_dir)
